@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar, overload
 
 from pydantic import BaseModel
 from sqlalchemy import Connection
@@ -62,6 +62,7 @@ from rtstore.maintenance.create import (
     load_head,
     load_remembered,
     make_or_upgrade,
+    moves_of,
     refuse_files,
     remember,
     report_loose_modes,
@@ -76,7 +77,7 @@ from rtstore.maintenance.upgrade_data import (
 )
 from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
-from rtstore.model.data_upgrade import upgraded_data, waits_for_upgrade
+from rtstore.model.data_upgrade import MovedStore, upgraded_data, waits_for_upgrade
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import (
     Descriptor,
@@ -369,11 +370,14 @@ class RuntimeStore:
                 self._reader.check_file,
             )
 
-    def _rehearse_upgrade(self, remembered: Iterable[Descriptor]) -> DataUpgradeReport | None:
+    def _rehearse_upgrade(
+        self, remembered: Iterable[Descriptor]
+    ) -> tuple[DataUpgradeReport | None, tuple[str, ...]]:
         self._reader.is_opening = True
         self._recovery.files_before = self._files_before(remembered)
         self._upgrading(self._refuse_edits)
-        return rehearse(self.database, self.descriptors, directory=self.directory)
+        data = rehearse(self.database, self.descriptors, directory=self.directory)
+        return data, self._recovery.making_way(self.plan_recovery())
 
     def _upgrading(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call. A note on what it raises for a changed file says how to open
@@ -1428,12 +1432,19 @@ def plain_change(change: Callable[[Any], Any], store: str | None) -> Callable[[A
     return arguments.plain_function(change, "change", why, store=store)
 
 
-def rehearse_upgrade(
-    directory: Path, database: Database, registry: Registry
-) -> DataUpgradeReport | None:
-    """Return what an opening with these descriptors would upgrade of the data of a directory. Raise
-    what it would be refused with. Only reads. The database may be a copy of that of the directory.
-    """
+class Rehearsal(NamedTuple):
+    """What an opening would do."""
+
+    data: DataUpgradeReport | None
+    moved: tuple[MovedStore, ...]
+    quarantined: tuple[str, ...]
+    """The files that would make way for those of stores."""
+
+
+def rehearse_upgrade(directory: Path, database: Database, registry: Registry) -> Rehearsal:
+    """Return what an opening with these descriptors would upgrade of the data of a directory, and
+    which files it would move. Raise what it would be refused with. Only reads. The database may be
+    a copy of that of the directory."""
     seams = Seams()
     head, kept = load_head(database)
     check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
@@ -1448,4 +1459,6 @@ def rehearse_upgrade(
         lock=WriterLock(directory, read_only=True),
         team_name=head.team_name,
     )
-    return store._rehearse_upgrade(remembered)  # noqa: SLF001 - no call of a runtime
+    data, quarantined = store._rehearse_upgrade(remembered)  # noqa: SLF001 - no call of a runtime
+    moved = database.read(partial(moves_of, wanted=registry, directory=directory))
+    return Rehearsal(data, moved, quarantined)

@@ -42,6 +42,7 @@ from rtstore.maintenance.hints import (
     suggest_command,
 )
 from rtstore.model.arguments import check_new_id, time_of
+from rtstore.model.data_upgrade import MovedStore
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry, taken_file
 from rtstore.model.times import Clock
 
@@ -271,6 +272,21 @@ def load_remembered(
         return manifest.load_descriptors(connection)
 
     return database.read(look, autocommit=wanted is None or read_only)
+
+
+def moves_of(
+    connection: Connection, wanted: Iterable[Descriptor], directory: Path
+) -> tuple[MovedStore, ...]:
+    """Return the committed stores that an opening with these descriptors gives other files."""
+    files = paths_of_stores(connection, directory)
+    for item in manifest.load_descriptors(connection):
+        if item.schema_name in files:
+            files[item.schema_name] = item.relative_path
+    return tuple(
+        MovedStore(schema_name=name, from_path=files[name], to_path=path)
+        for name, path in ((item.schema_name, item.relative_path) for item in wanted)
+        if files.get(name, path) != path
+    )
 
 
 def remember(

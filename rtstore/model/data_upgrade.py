@@ -19,6 +19,14 @@ class UpgradedStore(Record):
     to_version: int
 
 
+class MovedStore(Record):
+    """One store that an opening gave another file, or would give."""
+
+    schema_name: str
+    from_path: str
+    to_path: str
+
+
 def waits_for_upgrade(descriptor: Descriptor, schema_version: int) -> bool:
     """Return whether data is of an older schema version than the descriptor. It waits for its
     upgrade: until then the descriptor's model says nothing about it."""

@@ -468,6 +468,21 @@ class Recovery:
         waiting = {it.schema_name for it in plan.actions if it.kind is not ActionKind.NONE}
         return waiting - {action.schema_name for action in self._safe(plan)}
 
+    def making_way(self, plan: RecoveryPlan) -> tuple[str, ...]:
+        """Return the files that an opening would move to quarantine: those at the new paths of
+        stores whose bytes the database does not have."""
+        found = []
+        for action in self._safe(plan):
+            if action.kind is ActionKind.QUARANTINE:
+                descriptor = self._registry.get(action.schema_name)
+                _, entry = self._look(descriptor)
+                file = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
+                with suppress_system_error(RuntimeStoreError):
+                    keeper = self._publisher.quarantine
+                    if keeper.foreign_content(file, entry, trust_stamp=False) is not None:
+                        found.append(descriptor.relative_path)
+        return tuple(found)
+
     def edit_to_come(self, descriptor: Descriptor) -> tuple[str, bytes] | None:
         """Return the former file of a store and its bytes, if it has an edit that an opening would
         copy to the new one; else None. Where an open batch writes the store, nobody can tell."""

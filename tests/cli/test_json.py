@@ -66,7 +66,7 @@ SHAPES = {
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
         *("upgradedAt", "backup", "putBack", "removedRows", "batchId", "stores", "backups"),
-        "unregistered",
+        *("unregistered", "moved", "quarantined"),
     },
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),

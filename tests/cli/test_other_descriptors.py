@@ -207,3 +207,29 @@ def test_a_quarantined_file_of_a_store_that_has_another_file_now(
         assert (store.read("own.one").data, store.read("own.two").data) == ("by hand", "taken")
         kept = [(directory / it.quarantine_path).read_text() for it in store.quarantined_files()]
         assert any("another edit" in text for text in kept) is edited
+
+
+@pytest.mark.parametrize("there", [None, "somebody's"], ids=["", "beside a file"])
+def test_an_upgrade_tells_what_it_moves(directory: Path, there: str | None) -> None:
+    """Its dry run, too; and only what changed something says so."""
+    if there:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "1.json").write_text(json.dumps({"schemaVersion": 1, "data": there}))
+    options = ("upgrade", directory, "--descriptors", "others:MOVED")
+    moved = [{"schemaName": "own.one", "fromPath": "own.one.json", "toPath": "sub/1.json"}]
+    quarantined = ["sub/1.json"] if there else []
+    said = run(*options, "--dry-run").out
+    assert "1 store would get another file" in said
+    assert "left as it was" not in said
+    assert "does it" in said
+    assert ("would go to quarantine" in said) == bool(there)
+    for dry_run in (True, False):
+        found = run(*options, "--json", *(["--dry-run"] if dry_run else [])).json()
+        assert (found["moved"], found["quarantined"]) == (moved, quarantined)
+        assert found["changed"] == (not dry_run)
+    again = run(*options, "--json").json()
+    assert (again["moved"], again["quarantined"], again["changed"]) == ([], [], False)
+    said = run("upgrade", directory, "--descriptors", "others:BOTH").out
+    assert "1 store got another file" in said
+    assert "left as it was" not in said
+    assert run("upgrade", directory, "--descriptors", "others:FEWER", "--json").json()["changed"]

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import typer
+from pydantic import Field, computed_field
+from sqlalchemy import Connection
 
-from rtstore.cli.descriptors import Descriptors, load_descriptors
+from rtstore.cli.descriptors import Descriptors
+from rtstore.cli.descriptors import load_descriptors as read_descriptors
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_may_write
-from rtstore.control.manifest import load_paths, without_descriptor
-from rtstore.control.sqlite.engine import Database
+from rtstore.control.manifest import load_descriptors, load_paths, without_descriptor
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import RuntimeStoreError
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.create import check_files_first
+from rtstore.maintenance.create import check_files_first, moves_of
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
 from rtstore.maintenance.upgrade_data import DataUpgradeReport
-from rtstore.model.data_upgrade import UpgradedStore
+from rtstore.model.data_upgrade import MovedStore, UpgradedStore
+from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.shell import shell_command, shell_word
 from rtstore.store import RuntimeStore, rehearse_upgrade
 
@@ -33,10 +38,21 @@ class FullReport(UpgradeReport):
     batch_id: str | None = None
     """The batch that brought store data up; None when there was none to bring up."""
     stores: tuple[UpgradedStore, ...] = ()
+    moved: tuple[MovedStore, ...] = ()
+    quarantined: tuple[str, ...] = ()
+    """The files that made way for those of stores."""
     unregistered: tuple[str, ...] = ()
     """The committed stores that the descriptors which were given do not name."""
     backups: tuple[Path, ...] = ()
     """The databases that upgrades have kept here, oldest first."""
+    was_opened: bool = Field(default=False, exclude=True)
+    """Whether the opening did something: a recovery, a batch, or other descriptors remembered."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def changed(self) -> bool:
+        """Whether anything of the directory was changed."""
+        return super().changed or self.was_opened
 
 
 def run(
@@ -63,19 +79,22 @@ def run(
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
       upgradedAt or null, backup or null, putBack[] (such as "view run_log"), removedRows,
       batchId or null, stores[] {schemaName, fromVersion, toVersion},
+      moved[] {schemaName, fromPath, toPath} (stores with another file in these descriptors),
+      quarantined[] (the files that made way for theirs),
       unregistered[] (committed stores that the descriptors given do not name),
       backups[] (those that are kept)
     """
     check_may_write(directory)
-    known = load_descriptors(descriptors)
-    data: DataUpgradeReport | None = None
-    left: tuple[str, ...] = ()
+    known = read_descriptors(descriptors)
+    found: dict[str, Any] = {}
 
     def rehearse(database: Database) -> None:
-        nonlocal data, left
+        nonlocal found
         assert known is not None  # noqa: S101 - it is called with descriptors only
-        data = rehearse_upgrade(directory.absolute(), database, known)
+        data, moved, quarantined = rehearse_upgrade(directory.absolute(), database, known)
         left = tuple(without_descriptor(database.read(load_paths), known))
+        found = {**_of_data(data), "moved": moved, "quarantined": quarantined}
+        found["unregistered"] = left
 
     with progress_bar(quiet=as_json, what="upgrading") as bar:
         report = upgrade_directory(
@@ -88,18 +107,11 @@ def run(
             check_first=None if known is None else partial(check_files_first, wanted=known),
         )
         if known is not None and not dry_run:
-            with (
-                _saying_what_was_done(report),
-                RuntimeStore.open(
-                    directory, descriptors=known, lock_timeout_s=lock_timeout_s
-                ) as store,
-            ):
-                data = store.last_data_upgrade
-                left = tuple(without_descriptor(store.manifest().paths, known))
+            with _saying_what_was_done(report):
+                found = _open(directory, known, lock_timeout_s)
     full = FullReport(
         **report.model_dump(exclude={"changed"}),
-        **({} if data is None else data.model_dump()),
-        unregistered=left,
+        **found,
         backups=tuple(backups_in(directory, FileSystem())),
     ).model_copy(update={"dry_run": dry_run})
     options = () if descriptors is None else ("--descriptors", descriptors)
@@ -121,13 +133,41 @@ def _saying_what_was_done(report: UpgradeReport) -> Iterator[None]:
         raise
 
 
+def _open(directory: Path, known: Registry, lock_timeout_s: float) -> dict[str, Any]:
+    """Open the store, and return what that did."""
+
+    def look(connection: Connection) -> tuple[tuple[MovedStore, ...], tuple[Descriptor, ...]]:
+        return moves_of(connection, known, directory), load_descriptors(connection)
+
+    with closing(Database(directory / DATABASE_NAME, read_only=True)) as database:
+        moved, before = database.read(look)
+    with RuntimeStore.open(directory, descriptors=known, lock_timeout_s=lock_timeout_s) as store:
+        data, recovery = store.last_data_upgrade, store.last_recovery
+        plan_id = None if recovery is None else recovery.plan.plan_id
+        kept = () if recovery is None else store.quarantined_files()
+        _, after = store.database.read(look)
+        return {
+            **_of_data(data),
+            "moved": moved,
+            "quarantined": tuple(it.relative_path for it in kept if it.plan_id == plan_id),
+            "unregistered": tuple(without_descriptor(store.manifest().paths, known)),
+            "was_opened": bool(data or recovery or before != after),
+        }
+
+
+def _of_data(data: DataUpgradeReport | None) -> dict[str, Any]:
+    return {} if data is None else data.model_dump()
+
+
 def _show(page: Page, report: FullReport, again: str) -> None:
     if report.put_back:
         page.line(_put_back(report))
     if report.removed_rows:
         page.line(_removed(report))
     if not (report.put_back or report.removed_rows or report.revisions):
-        page.line(f"The database is at {report.to_revision} already; left as it was")
+        does = report.changed or report.moved or report.stores
+        left = "" if does else "; left as it was"
+        page.line(f"The database is at {report.to_revision} already{left}")
     if report.revisions and report.dry_run:
         page.line("Tried on a copy, which worked; the directory was left as it was")
     elif report.revisions:
@@ -143,6 +183,8 @@ def _show(page: Page, report: FullReport, again: str) -> None:
     page.facts(facts)
     if report.stores:
         _show_stores(page, report)
+    if report.moved:
+        _show_moved(page, report)
     if report.unregistered:
         page.gap()
         page.line(Cell(_left_out(report), "warn"))
@@ -178,10 +220,26 @@ def _show_stores(page: Page, report: FullReport) -> None:
     page.table([Column("store"), Column("from"), Column("to")], rows, indent=2)
 
 
+def _show_moved(page: Page, report: FullReport) -> None:
+    how = "would get" if report.dry_run else "got"
+    page.title(f"{count(len(report.moved), 'store')} {how} another file")
+    rows = [(item.schema_name, item.from_path, item.to_path) for item in report.moved]
+    page.table([Column("store"), Column("from"), Column("to")], rows, indent=2)
+    if report.quarantined:
+        goes = "would go" if report.dry_run else "went"
+        page.line(f"{', '.join(report.quarantined)}: what was there {goes} to quarantine", indent=2)
+
+
 def _show_next(page: Page, report: FullReport, again: str) -> None:
     where = shell_word(report.directory)
     if report.dry_run:
-        if report.revisions or report.stores or report.put_back or report.removed_rows:
+        if (
+            report.revisions
+            or report.stores
+            or report.put_back
+            or report.removed_rows
+            or report.moved
+        ):
             page.title("Next")
             page.line(Cell(again, "command"), indent=2)
             page.line("does it", indent=6)
