@@ -348,9 +348,14 @@ class Recovery:
         return _Run(number, list(actions), started_by)
 
     def _restore_now(self, run: _Run, plan: RecoveryPlan) -> None:
-        """Put back what can be put back only since an earlier step of the run."""
-        for action in self._look_again(plan).actions:
-            if action.kind is ActionKind.RESTORE_COMMITTED and action.reason != ENTRY_MISSING:
+        """Put back what can be put back only since an earlier step of the run; in an opening, what
+        is at the new path of such a store makes way."""
+        found, kinds = self._look_again(plan), {ActionKind.RESTORE_COMMITTED}
+        is_opening = run.started_by is RecoveryTrigger.OPEN
+        if is_opening:
+            kinds.add(ActionKind.QUARANTINE)
+        for action in self._safe(found) if is_opening else found.actions:
+            if action.kind in kinds and action.reason != ENTRY_MISSING:
                 self._append(run, action)
                 self._record(run, len(run.actions) - 1, self._step(action, plan))
 

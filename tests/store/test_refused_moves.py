@@ -270,3 +270,30 @@ def test_a_store_comes_back_without_an_edit(directory: Path) -> None:
         assert store.last_recovery is None
         assert store.check_readiness().ok
         assert store.read(A.schema_name).data == "of a"
+
+
+@pytest.mark.parametrize("before", ["its entry is lost", "a batch is open"])
+def test_what_is_at_the_new_path_makes_way_for_what_comes_only_now(
+    directory: Path, before: str
+) -> None:
+    """Until an entry is made again, or a batch finished, nobody knows what belongs there."""
+    there = json.dumps({"schemaVersion": 1, "data": "there"})
+
+    def write_and_die(_: object) -> None:
+        fs = WatchedFileSystem()
+        with RuntimeStore.open(directory, seams=Seams(fs=fs)) as store:
+            fs.judge = lambda _number, name, _subject: (
+                os.kill(os.getpid(), signal.SIGKILL) if name == "create" else None
+            )
+            write(store, A.schema_name, "of a")
+
+    if before == "a batch is open":
+        assert not Child(write_and_die).wait().finished
+    else:
+        edit(directory, "DELETE FROM manifest_entries WHERE schema_name = 'own.a'")
+    (directory / "new.json").write_text(there)
+    with RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]) as store:
+        assert store.check_readiness().ok
+        assert store.read(A.schema_name).data == data_in(directory / "new.json") == "of a"
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_text() == there
