@@ -390,11 +390,8 @@ def check_files_first(database: Database, wanted: Registry) -> None:
     """Raise as `refuse_taken_files`, of a database of any revision, before anything of it changes.
     Of one whose rows cannot be read, that is decided when it is mended."""
     with suppress(CorruptDatabaseError):
-        database.read(
-            lambda connection: refuse_taken_files(
-                connection, wanted, manifest.load_paths(connection)
-            )
-        )
+        directory = database.path.parent
+        database.read(lambda connection: refuse_taken_files(connection, wanted, directory))
 
 
 def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None:
