@@ -306,6 +306,11 @@ def is_written(connection: Connection, schema_name: str) -> bool:
     return bool(_SELECT_IS_WRITTEN.scalar(connection, name=schema_name))
 
 
+def last_written(connection: Connection, schema_name: str) -> int:
+    """Return the number of the last committed batch on record that wrote a store, 0 without one."""
+    return _SELECT_LAST_WRITE.scalar(connection, name=schema_name) or 0
+
+
 def wrote_same_bytes(
     connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
 ) -> bool:

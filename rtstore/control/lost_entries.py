@@ -141,6 +141,14 @@ def entry_again(connection: Connection, schema_name: str, number: int) -> Manife
     return ManifestEntry.model_validate({**(write or {}), **(identity or nobody)})
 
 
+def last_entry(connection: Connection, schema_name: str) -> ManifestEntry | None:
+    """Return the entry of a store as its last committed batch left it; None where that deleted the
+    store, or no batch on record wrote it."""
+    if not batches.is_written(connection, schema_name):
+        return None
+    return entry_again(connection, schema_name, batches.last_written(connection, schema_name))
+
+
 def with_lost_entries(connection: Connection, found: Manifest) -> Manifest:
     """Return a manifest that was just read with the lost entries, as an opening makes them."""
     lost = lost_beside_files(connection, database_of(connection).parent)

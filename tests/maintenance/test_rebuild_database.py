@@ -304,6 +304,42 @@ def test_a_store_that_an_opening_moved_is_taken_from_its_new_file(notes: Path) -
         assert (taken.outcome, taken.relative_path) == (StoreOutcome.FROM_FILE, "new.json")
 
 
+@pytest.mark.parametrize("lost", ["store_descriptors", "store_descriptors manifest_entries"])
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_an_older_program_does_not_bring_its_old_file_back(
+    notes: Path, lost: str, *, is_edited: bool
+) -> None:
+    """A store was moved and written since, and no descriptor can be read: its entry, or else its
+    last batch, says which file is its."""
+    with RuntimeStore.open(notes, descriptors=[NEW_NOTES], foreign_edits="ignore") as store:
+        write(store, NOTES, "moved")
+    assert (notes / "old.json").exists()
+    if is_edited:
+        path = notes / "new.json"
+        path.write_bytes(path.read_bytes().replace(b"moved", b"by hand"))
+    drop_table(notes, *lost.split())
+    report = rebuild_database(notes, descriptors=[OLD_NOTES], identity=IDENTITY)
+    (taken,) = report.stores
+    assert (taken.outcome, taken.relative_path) == (StoreOutcome.FROM_FILE, "new.json")
+    with RuntimeStore.open(notes, descriptors=[OLD_NOTES]) as store:
+        assert store.read(NOTES).data == ("by hand" if is_edited else "moved")
+        assert store.check_readiness().ok
+
+
+def test_a_store_that_an_opening_moved_and_nobody_remembers(notes: Path) -> None:
+    """What is committed is there under the name of the descriptor: that is its file now. An edit of
+    the former one is not taken."""
+    with RuntimeStore.open(notes, descriptors=[OLD_NOTES], foreign_edits="ignore") as store:
+        write(store, NOTES, "again")
+    with RuntimeStore.open(notes, descriptors=[NEW_NOTES]):
+        pass
+    path = notes / "old.json"
+    path.write_bytes(path.read_bytes().replace(b"again", b"stray"))
+    drop_table(notes, "store_descriptors")
+    (taken,) = rebuild_database(notes, descriptors=[NEW_NOTES]).stores
+    assert (taken.outcome, taken.relative_path) == (StoreOutcome.FROM_FILE, "new.json")
+
+
 def test_the_file_of_another_store_is_not_taken(notes: Path) -> None:
     """An opening refuses that, too, and a rebuild has no batch that says whose file it is."""
     drop_table(notes, "store_contents")

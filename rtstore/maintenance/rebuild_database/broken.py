@@ -13,7 +13,16 @@ from typing import TypeVar
 from pydantic import Field
 from sqlalchemy import Connection
 
-from rtstore.control import batches, contents, manifest, parts, recovery_log, revisions, runs
+from rtstore.control import (
+    batches,
+    contents,
+    lost_entries,
+    manifest,
+    parts,
+    recovery_log,
+    revisions,
+    runs,
+)
 from rtstore.control.contents import Retention
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import Database
@@ -109,11 +118,11 @@ def _read(database: Database, wanted: Iterable[Descriptor]) -> Salvage:
     known = descriptors or KNOWN_DESCRIPTORS
     entries, content_of = {}, {}
     for name in dict.fromkeys(item.schema_name for item in (*known, *wanted)):
-        entry = (_attempt(database, _entry(name)) or {}).get(name)
+        entry = _entry(database, name)
         if entry is None:
             continue
         entries[name] = entry
-        content = (_attempt(database, _content(name)) or {}).get(name)
+        content = _attempt(database, _content(entry))
         if content is not None and content_hash(content) == entry.content_hash:
             content_of[name] = content
     paths = _attempt(database, manifest.load_paths)
@@ -162,12 +171,18 @@ def _identity_of(
     )
 
 
-def _entry(name: str) -> Callable[[Connection], dict[str, ManifestEntry]]:
-    return lambda connection: manifest.load_entries(connection, [name])
+def _entry(database: Database, name: str) -> ManifestEntry | None:
+    """Return the entry of a store, or where that cannot be read what its last batch says."""
+    found = _attempt(database, lambda connection: manifest.load_entries(connection, [name]))
+    if found is not None:
+        return found.get(name)
+    return _attempt(database, lambda connection: lost_entries.last_entry(connection, name))
 
 
-def _content(name: str) -> Callable[[Connection], dict[str, bytes]]:
-    return lambda connection: contents.current_contents(connection, [name])
+def _content(entry: ManifestEntry) -> Callable[[Connection], bytes | None]:
+    return lambda connection: contents.load_content(
+        connection, entry.batch_number, entry.schema_name
+    )
 
 
 def _attempt(database: Database, query: Callable[[Connection], Result]) -> Result | None:

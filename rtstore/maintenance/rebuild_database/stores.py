@@ -63,18 +63,30 @@ def _file_now(
     directory: Path, descriptor: Descriptor, remembered: str | None, salvage: Salvage
 ) -> str:
     """Return the file of a store: the first that is there of the remembered one, that of its entry
-    and that of its descriptor; the first, if none is."""
+    and that of its descriptor; the first, if none is.
+
+    Where no descriptor can be read, an opening may have moved the store since its entry was
+    written. Only a file that has exactly what was committed shows that: an older program names the
+    file that the store had before.
+    """
     own, committed = descriptor.relative_path, salvage.paths.get(descriptor.schema_name)
-    known = [remembered, committed, own]
-    if salvage.descriptors is None:  # the store may have been moved since its entry was written
-        known = [own, committed]
     paths: dict[str, Path] = {}
-    for path in known:
+    for path in (remembered, committed, own):
         with suppress(UnsafePathError):  # of a damaged entry
             paths |= {} if path is None else {path: store_path(directory, path)}
-    return next(
-        (path for path, there in paths.items() if os.path.lexists(there)), next(iter(paths))
-    )
+    there = [path for path, place in paths.items() if os.path.lexists(place)]
+    entry = salvage.entries.get(descriptor.schema_name)
+    if salvage.descriptors is None and entry is not None:
+        as_committed = [path for path in there if _has(paths[path], entry.content_hash)]
+        there = [*as_committed, *there]
+    return next(iter([*there, *paths]))
+
+
+def _has(path: Path, expected_hash: str) -> bool:
+    try:
+        return content_hash(path.read_bytes()) == expected_hash
+    except OSError:
+        return False
 
 
 def look_at_store(
