@@ -326,6 +326,13 @@ def wrote_same_bytes(
     return row is not None
 
 
+def list_logged_here(connection: Connection) -> list[tuple[str, str, str]]:
+    """Return every version that `wrote_same_bytes` may count, as far back as the history goes: the
+    store's name, its file then, and the hash."""
+    rows = _SELECT_LOGGED_HERE.all(connection)
+    return [(row["schema_name"], row["relative_path"], row["content_hash"]) for row in rows]
+
+
 def written_files(
     connection: Connection, first: int, last: int
 ) -> list[tuple[int, tuple[str, str]]]:
@@ -605,6 +612,16 @@ _SELECT_WRITER = Statement(
         ),
     )
     .limit(1)
+)
+_SELECT_LOGGED_HERE = Statement(
+    select(batch_writes.c.schema_name, batch_writes.c.relative_path, batch_writes.c.content_hash)
+    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
+    .where(
+        or_(
+            write_batches.c.origin == BatchOrigin.WRITTEN.value,
+            exists().where(_HAS_CONTENT).correlate(batch_writes),
+        )
+    )
 )
 _SELECT_KEEPER = Statement(
     select(batch_writes.c.batch_number)

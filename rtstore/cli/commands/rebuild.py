@@ -26,6 +26,7 @@ from rtstore.shell import shell_word
 _TONES = {
     StoreOutcome.FROM_FILE: "good",
     StoreOutcome.FROM_DATABASE: "good",
+    StoreOutcome.DELETED: "warn",
     StoreOutcome.LEFT_OUT: "bad",
     StoreOutcome.MISSING: "warn",
 }
@@ -89,17 +90,19 @@ def run(
 ) -> ExitCode:
     """Make a new control database from the store files, when the old one is beyond help.
 
-    Every file that passes what a write must pass becomes what is committed. The files stay as they
-    are; the old database is kept in a folder next to the new one. History and receipts are lost. A
-    sound database is refused, and so is one of a newer rtstore. Stopped half-way, run it again. A
+    Every file that passes what a write must pass becomes what is committed, unless it holds another
+    version of ours, and the old database still says what was committed. A batch that its log has
+    whole is committed as a whole. The files stay as they are, until the next opening; the old
+    database is kept in a folder next to the new one. History and receipts are lost. A sound
+    database is refused, and so is one of a newer rtstore. Stopped half-way, run it again. A
     file does not hold the name of its store: where no database remembers the stores of a runtime,
     --descriptors names them.
 
     \b
     JSON: directory, teamName, problem, keptAside or null, batchId or null, highWatermark,
       activeIdentity {runId, capabilitySnapshotId, behaviorFingerprint} or null,
-      stores[] {schemaName, relativePath, outcome (from_file|from_database|left_out|missing),
-        detail}, lost[], notes[], next[] {command, why}
+      stores[] {schemaName, relativePath, outcome (from_file|from_database|deleted|left_out|
+        missing), detail}, lost[], notes[], next[] {command, why}
     """
     identity = _identity(run_id, capability_snapshot_id, behavior_fingerprint)
     check_may_write(directory)
@@ -118,7 +121,8 @@ def run(
         option = _OPTIONS.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None
     quoted = shell_word(directory)
-    if any(store.outcome is StoreOutcome.FROM_DATABASE for store in report.stores):
+    due = (StoreOutcome.FROM_DATABASE, StoreOutcome.DELETED)
+    if any(store.outcome in due for store in report.stores):
         why = "writes the files whose content was still in the old database"
         next_step = NextStep(command=f"rtstore recover {quoted}", why=why)
     else:

@@ -26,12 +26,27 @@ from rtstore.control import (
 from rtstore.control.contents import Retention
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
+from rtstore.errors import (
+    CorruptDatabaseError,
+    ForeignDatabaseError,
+    RuntimeStoreError,
+    UnsafePathError,
+)
+from rtstore.files.paths import store_path
 from rtstore.foreign import system_error
 from rtstore.maintenance.backup.verifying import problem_of_rows, problem_of_schema
+from rtstore.maintenance.rebuild_database import forward
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.envelope import content_hash
-from rtstore.model.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
+from rtstore.model.records import (
+    Batch,
+    BatchState,
+    LoggedBatch,
+    ManifestEntry,
+    PlannedWrite,
+    Record,
+    RunIdentity,
+)
 from rtstore.model.runs import RunRecord
 
 Result = TypeVar("Result")
@@ -50,7 +65,14 @@ class Salvage(Record):
     """The files of committed stores, by store name."""
     contents: dict[str, bytes] = Field(default_factory=dict)
     """Committed contents by store name: only those whose hash is that of their entry."""
-    open_batches: tuple[str, ...] = ()
+    logged_here: frozenset[tuple[str, str, str]] = frozenset()
+    """The versions of the log and of the history: store, file and hash. None of them is an edit."""
+    unwritten: frozenset[str] = frozenset()
+    """The stores for which nothing is committed: deleted, or never written."""
+    open_batches: tuple[str, ...] | None = ()
+    """Those of which the log has too little. None where the log cannot be read."""
+    taken_forward: tuple[str, ...] = ()
+    """The open batches that are completed from the log: entries and contents are as after them."""
     batches: int | None = None
     quarantined: int | None = None
     runs: tuple[RunRecord, ...] | None = None
@@ -80,9 +102,12 @@ def problem_of(path: Path) -> str | None:
         raise
 
 
-def what_is_left(path: Path, wanted: Iterable[Descriptor] = ()) -> Salvage:
+def what_is_left(
+    path: Path, wanted: Iterable[Descriptor] = (), directory: Path | None = None
+) -> Salvage:
     """Return everything useful that can still be read. Reads only. Entries and contents are those
-    of the stores that are remembered, or are wanted."""
+    of the stores that are remembered, or are wanted. `directory` has the store files, if it is not
+    that of the database."""
     try:
         found = path.lstat()
         revisions.check_side_files(path)
@@ -90,9 +115,10 @@ def what_is_left(path: Path, wanted: Iterable[Descriptor] = ()) -> Salvage:
         return Salvage()
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return Salvage()
+    directory = directory or path.parent
     database = Database(path, read_only=True)
     try:
-        return _read(database, wanted)
+        return _forward(database, _read(database, wanted, directory), directory)
     finally:
         database.close()
 
@@ -112,21 +138,22 @@ def knows_batch(path: Path, batch_id: str) -> bool:
         database.close()
 
 
-def _read(database: Database, wanted: Iterable[Descriptor]) -> Salvage:
+def _read(database: Database, wanted: Iterable[Descriptor], directory: Path) -> Salvage:
     head = _attempt(database, manifest.load_head)
     descriptors = _attempt(database, manifest.load_descriptors)
     known = descriptors or KNOWN_DESCRIPTORS
-    entries, content_of = {}, {}
+    entries, content_of, unwritten = {}, {}, set()
     for name in dict.fromkeys(item.schema_name for item in (*known, *wanted)):
-        entry = _entry(database, name)
+        entry, is_unwritten = _entry(database, name, directory)
+        if is_unwritten:
+            unwritten.add(name)
         if entry is None:
             continue
         entries[name] = entry
-        content = _attempt(database, _content(entry))
+        content = _attempt(database, _content(entry.batch_number, name))
         if content is not None and content_hash(content) == entry.content_hash:
             content_of[name] = content
     paths = _attempt(database, manifest.load_paths)
-    logged = _attempt(database, batches.load_open) or ()
     committed = _committed(database)
     last = committed[0] if committed else None
     active = _attempt(database, lambda found: (manifest.load_active_identity(found),))
@@ -141,7 +168,8 @@ def _read(database: Database, wanted: Iterable[Descriptor]) -> Salvage:
         entries=entries,
         paths=(paths or {}) | {name: entry.relative_path for name, entry in entries.items()},
         contents=content_of,
-        open_batches=tuple(item.batch.batch_id for item in logged),
+        logged_here=frozenset(_attempt(database, batches.list_logged_here) or ()),
+        unwritten=frozenset(unwritten),
         batches=_attempt(database, batches.last_number),
         quarantined=None if quarantined is None else len(quarantined),
         runs=None if known_runs is None else tuple(reversed(known_runs)),
@@ -171,18 +199,79 @@ def _identity_of(
     )
 
 
-def _entry(database: Database, name: str) -> ManifestEntry | None:
-    """Return the entry of a store, or where that cannot be read what its last batch says."""
+def _entry(database: Database, name: str, directory: Path) -> tuple[ManifestEntry | None, bool]:
+    """Return the entry of a store, or where that cannot be read what its last batch says; and
+    whether it is known that nothing is committed for the store."""
     found = _attempt(database, lambda connection: manifest.load_entries(connection, [name]))
-    if found is not None:
-        return found.get(name)
-    return _attempt(database, lambda connection: lost_entries.last_entry(connection, name))
+    if found is None:
+        entry = _attempt(database, lambda connection: lost_entries.last_entry(connection, name))
+        gone = _attempt(database, lambda connection: batches.last_deletion(connection, name))
+        return entry, entry is None and gone is not None and not _is_written(database, name)
+    if name in found:
+        return found[name], False
+
+    def again(connection: Connection) -> ManifestEntry | None:
+        number = lost_entries.lost_beside_files(connection, directory).get(name)
+        return None if number is None else lost_entries.entry_again(connection, name, number)
+
+    return _attempt(database, again), not _is_written(database, name)
 
 
-def _content(entry: ManifestEntry) -> Callable[[Connection], bytes | None]:
-    return lambda connection: contents.load_content(
-        connection, entry.batch_number, entry.schema_name
-    )
+def _is_written(database: Database, name: str) -> bool:
+    """Return whether the last batch of a store wrote it, or that cannot be read."""
+    found = _attempt(database, lambda connection: batches.is_written(connection, name))
+    return found is None or found
+
+
+def _content(number: int, name: str) -> Callable[[Connection], bytes | None]:
+    return lambda connection: contents.load_content(connection, number, name)
+
+
+def _forward(database: Database, salvage: Salvage, directory: Path) -> Salvage:
+    """Return what would be left once the open batches that the log has whole are completed."""
+    logged = _attempt(database, batches.load_open)
+    if not logged:
+        return salvage.model_copy(update={"open_batches": None if logged is None else ()})
+
+    def content_of(of: LoggedBatch, write: PlannedWrite) -> bytes | None:
+        found = _attempt(database, _content(of.batch.batch_number, write.schema_name))
+        if found is not None and content_hash(found) == write.content_hash:
+            return found
+        return _in_file(directory, write)
+
+    going = forward.whole_batches(logged, content_of)
+    entries, content, unwritten = dict(salvage.entries), dict(salvage.contents), salvage.unwritten
+    for name, (of, change) in forward.last_changes(going).items():
+        before = entries.pop(name, None)
+        content.pop(name, None)
+        unwritten |= {name}
+        if isinstance(change, PlannedWrite):
+            entries[name] = forward.entry_of(of.batch, change, before)
+            content[name] = content_of(of, change) or b""
+            unwritten -= {name}
+    ids = [item.batch.batch_id for item in going]
+    left = [item.batch.batch_id for item in logged if item.batch.batch_id not in ids]
+    paths = {name: path for name, path in salvage.paths.items() if name not in unwritten}
+    changed = {
+        "entries": entries,
+        "contents": content,
+        "unwritten": unwritten,
+        "paths": paths | {name: entry.relative_path for name, entry in entries.items()},
+        "identity": forward.identity_after(salvage.identity, going),
+        "runs": None if salvage.runs is None else forward.runs_after(salvage.runs, going),
+        "open_batches": tuple(left),
+        "taken_forward": tuple(ids),
+    }
+    return salvage.model_copy(update=changed)
+
+
+def _in_file(directory: Path, write: PlannedWrite) -> bytes | None:
+    """Return the bytes of a planned write from the store's file, or None."""
+    try:
+        found = store_path(directory, write.relative_path).read_bytes()
+    except (OSError, UnsafePathError):
+        return None
+    return found if content_hash(found) == write.content_hash else None
 
 
 def _attempt(database: Database, query: Callable[[Connection], Result]) -> Result | None:

@@ -91,6 +91,7 @@ from rtstore.shell import rtstore_at, shell_command
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
+_SUPERSEDED = "its files were there when the database was rebuilt, and were not what was committed"
 _FILES = ("", "-wal", "-shm", "-journal")
 
 
@@ -110,7 +111,10 @@ def rebuild_database(
     """Make a new control database from the store files, when the old one is beyond repair.
 
     Every store file that passes the checks of a write is committed, byte for byte, in one batch of
-    reason `recovery`. The files are not changed. The old database is moved into a folder next to
+    reason `recovery`; but one that holds another version of ours, of a batch before or one that
+    failed, is none where the old database says what was committed. An open batch that its log has
+    whole counts as committed. The files are not changed; the next opening writes and removes what
+    differs. The old database is moved into a folder next to
     the new one. Durable when it returns. It can be run again after any interruption.
 
     Args:
@@ -152,7 +156,8 @@ def rebuild_database(
             folder = newest_broken(directory, fs) if interrupted else None
             if folder is not None:
                 _set_aside(directory, folder, fs)  # the WAL belongs to the old database
-            salvage = what_is_left((folder or directory) / DATABASE_NAME, registry or ())
+            old = (folder or directory) / DATABASE_NAME
+            salvage = what_is_left(old, registry or (), directory)
             team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
             known = Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
             if registry is not None:
@@ -161,11 +166,9 @@ def rebuild_database(
             if salvage.descriptors is None and not force:
                 lost = None if registry is None else _without_file(stores)
                 _refuse_nameless(directory, known, team, identity, fs, lost)
-            batch_id = check_new_id("batch_id_factory", batch_id_factory())
             buried = _buried(directory, salvage, known, fs)
-            new = _NewDatabase(
-                team, identity, salvage, stores, batch_id, now, receipt_id_factory, buried.runs
-            )
+            ids = _Ids(batch_id_factory, receipt_id_factory)
+            new = _NewDatabase(team, identity, salvage, stores, ids, now, buried.runs)
             if not interrupted:
                 folder = _make_folder(directory, fs)
             waiting = revisions.rebuilt_path(path)
@@ -372,6 +375,19 @@ def _buried(directory: Path, salvage: Salvage, known: Registry, fs: FileSystem) 
         return _Buried(problem=error.problem)
 
 
+class _Ids(NamedTuple):
+    """Sources of ids."""
+
+    batch_id_factory: IdFactory
+    receipt_id_factory: IdFactory
+
+    def batch_id(self) -> str:
+        return check_new_id("batch_id_factory", self.batch_id_factory())
+
+    def receipt_id(self) -> str:
+        return check_new_id("receipt_id_factory", self.receipt_id_factory())
+
+
 class _NewDatabase:
     """The rows of the new database, computed before it is made."""
 
@@ -381,22 +397,22 @@ class _NewDatabase:
         identity: RunIdentity | None,
         salvage: Salvage,
         stores: list[FoundStore],
-        batch_id: str,
+        ids: _Ids,
         now: datetime,
-        receipt_id_factory: IdFactory,
         tombstones: Sequence[legacy.Tombstone],
     ) -> None:
         self._team_name = team_name
         self._given = _completed(identity, salvage.identity)
         self._now = now
-        self._receipt_id_factory = receipt_id_factory
+        self._ids = ids
         self._taken = [found for found in stores if found.content is not None]
         self.stores = [found.store for found in stores]
         self.identity = salvage.identity or identity
         self._retention = salvage.retention
         self._known_runs = salvage.runs or ()
         self._tombstones = tombstones
-        self.batch_id = batch_id if self._taken else None
+        self._superseded = [found for found in stores if found.superseded is not None]
+        self.batch_id = ids.batch_id() if self._taken else None
         self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
 
     def fill(self, connection: Connection, registry: Registry) -> None:
@@ -417,6 +433,8 @@ class _NewDatabase:
         manifest.save_descriptors(connection, registry)
         if self._retention is not None:
             manifest.save_retention(connection, self._retention)
+        if self._superseded:
+            self._fill_superseded(connection)
         if self.batch_id is not None:
             self._fill_batch(connection, self.batch_id)
         runs.insert_runs(connection, self._runs(connection))
@@ -433,6 +451,26 @@ class _NewDatabase:
         manifest.insert_entries(
             connection, [self._entry(number, found, write) for found, write in pairs]
         )
+
+    def _fill_superseded(self, connection: Connection) -> None:
+        """Record what files hold that is not committed as a batch that failed. So the next opening
+        knows it as ours, and puts what is committed in its place, or removes it."""
+        committed = self._batch(self._ids.batch_id())
+        nobody = {"run_id": None, "capability_snapshot_id": None, "behavior_fingerprint": None}
+        failed = {"state": BatchState.FAILED, "high_watermark": None, "last_error": _SUPERSEDED}
+        batch = committed.model_copy(update={**nobody, **failed})
+        number = batches.insert_batch(connection, batch)
+        pairs = [
+            (
+                found.superseded.content,
+                self._write(position, found.model_copy(update=found.superseded.model_dump())),
+            )
+            for position, found in enumerate(self._superseded)
+            if found.superseded is not None
+        ]
+        batches.insert_writes(connection, number, [write for _, write in pairs])
+        content_of = {write.schema_name: content for content, write in pairs}
+        contents.insert_contents(connection, {number: content_of})
 
     def _runs(self, connection: Connection) -> list[RunRecord]:
         """Return the runs of the old database or of the list of ended runs, and those that only the
@@ -479,7 +517,7 @@ class _NewDatabase:
             content_hash=content_hash(content),
             file_size=len(content),
             mtime_ns=found.mtime_ns,
-            receipt_id=check_new_id("receipt_id_factory", self._receipt_id_factory()),
+            receipt_id=self._ids.receipt_id(),
             written_at=self._now,
         )
 
@@ -610,9 +648,16 @@ def _say_files(directory: Path, known: Registry, given: Registry | None, fs: Fil
 def _notes(salvage: Salvage, files: _Files, buried: _Buried) -> list[str]:
     notes = [*files.moved]
     notes += [
-        f"batch {batch_id} was being written: its files may be there in part"
-        for batch_id in salvage.open_batches
+        f"batch {batch_id} was being written: it is committed as a whole, from the log"
+        for batch_id in salvage.taken_forward
     ]
+    notes += [
+        f"batch {batch_id} was being written, and the log has not all of it: it is dropped, but "
+        "where a file of it is all that is left of a store"
+        for batch_id in salvage.open_batches or ()
+    ]
+    if salvage.open_batches is None:
+        notes.append("which batches were being written cannot be read: files may be there in part")
     if buried.problem is not None:
         notes.append(f"the list of ended runs was not taken: {buried.problem}")
     if salvage.descriptors is None:

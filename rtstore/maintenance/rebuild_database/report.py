@@ -14,8 +14,11 @@ class StoreOutcome(StrEnum):
     FROM_FILE = "from_file"
     """Its file passed the checks of a write, and is committed now."""
     FROM_DATABASE = "from_database"
-    """Its file is missing or did not pass, but its committed content could be read from the damaged
-    database, with the right hash. Opening the store writes the file."""
+    """Its file is missing, did not pass, or holds an earlier version of ours, and its committed
+    content could be read from the damaged database, with the right hash. Opening the store writes
+    the file."""
+    DELETED = "deleted"
+    """A batch deleted the store, and its former file is there. Opening the store removes it."""
     LEFT_OUT = "left_out"
     """Its file cannot be committed; it is not changed, and `rtstore plan` shows it."""
     MISSING = "missing"

@@ -23,6 +23,14 @@ from rtstore.model.records import ManifestEntry, Record
 _SUFFIX = ".json"
 
 
+class Superseded(Record):
+    """What a file holds that is not committed: a version of a batch, which nobody edited."""
+
+    content: bytes
+    schema_version: int
+    mtime_ns: int
+
+
 class FoundStore(Record):
     """One store, and the content to commit for it."""
 
@@ -33,6 +41,8 @@ class FoundStore(Record):
     mtime_ns: int = 0
     entry: ManifestEntry | None = None
     """The entry of the damaged database for exactly this content; None when there is none."""
+    superseded: Superseded | None = None
+    """What its file holds instead; None unless that is a version of ours."""
 
 
 def at_their_files(directory: Path, wanted: Registry, salvage: Salvage) -> Registry:
@@ -106,7 +116,14 @@ def look_at_store(
     problem, version = _problem(descriptor, content)
     if problem is not None:
         return _instead(descriptor, salvage, StoreOutcome.LEFT_OUT, problem)
-    same = entry is not None and entry.content_hash == content_hash(content)
+    found_hash = content_hash(content)
+    same = entry is not None and entry.content_hash == found_hash
+    mtime_ns = min(stat.st_mtime_ns, NUMBER_MAX)  # of a file from after the year 2262
+    if not same and _is_ours(descriptor, content, salvage):
+        held = Superseded(content=content, schema_version=version, mtime_ns=mtime_ns)
+        found = _superseded(descriptor, salvage)
+        if found is not None:
+            return found.model_copy(update={"superseded": held})
     detail = None
     if entry is not None and not same:
         detail = "the file differs from what was committed last; it is taken as it is"
@@ -116,9 +133,40 @@ def look_at_store(
         ),
         content=content,
         schema_version=version,
-        mtime_ns=min(stat.st_mtime_ns, NUMBER_MAX),  # of a file from after the year 2262
+        mtime_ns=mtime_ns,
         entry=entry if same else None,
     )
+
+
+def _is_ours(descriptor: Descriptor, content: bytes, salvage: Salvage) -> bool:
+    """Return whether a file, which is not what is committed, holds a version of a batch: see
+    `rtstore.control.contents.is_of_batch`. A part of one that is JSON lacks only the newline."""
+    name, path = descriptor.schema_name, descriptor.relative_path
+    whole = content.rstrip(b"\0")
+    hashes = {content_hash(each) for each in (content, whole + b"\n", whole + b"\r\n")}
+    return any(
+        found in hashes and (store == name or there == path)
+        for store, there, found in salvage.logged_here
+    )
+
+
+def _superseded(descriptor: Descriptor, salvage: Salvage) -> FoundStore | None:
+    """Return what is committed for a store whose file holds another version of ours; None where
+    the database does not say, so that the file is all that is left."""
+    name = descriptor.schema_name
+    if name in salvage.contents:
+        problem = "its file holds another version of ours, of a batch before or one that failed"
+        return _instead(descriptor, salvage, StoreOutcome.FROM_DATABASE, problem)
+    if name not in salvage.unwritten:
+        return None
+    detail = "nothing is committed for it: its file is of a batch that failed, or was deleted since"
+    store = RebuiltStore(
+        schema_name=name,
+        relative_path=descriptor.relative_path,
+        outcome=StoreOutcome.DELETED,
+        detail=detail,
+    )
+    return FoundStore(store=store)
 
 
 def nameless_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
