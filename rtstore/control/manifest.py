@@ -19,6 +19,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    union,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -330,6 +331,13 @@ def file_of(connection: Connection, schema_name: str) -> str | None:
     return None if entry is None else entry.relative_path
 
 
+def owner_of(connection: Connection, relative_path: str) -> str | None:
+    """Return the store whose file has this path now, as `file_of` says; None without one."""
+    rows = _SELECT_OWNERS.all(connection, path=relative_path)
+    names = [row["schema_name"] for row in rows]
+    return next((name for name in names if file_of(connection, name) == relative_path), None)
+
+
 def is_remembered(connection: Connection, schema_name: str) -> bool:
     """Return whether the directory remembers a descriptor of a store. Plans have no other."""
     return _SELECT_REMEMBERED_PATH.first(connection, schema_name=schema_name) is not None
@@ -513,6 +521,14 @@ _REMEMBERED_PATHS = Statement(
 _SELECT_REMEMBERED_PATH = Statement(
     select(store_descriptors.c.relative_path).where(
         store_descriptors.c.schema_name == bindparam("schema_name")
+    )
+)
+_SELECT_OWNERS = Statement(
+    union(
+        *(
+            select(table.c.schema_name).where(table.c.relative_path == bindparam("path"))
+            for table in (store_descriptors, manifest_entries)
+        )
     )
 )
 _SELECT_DESCRIPTORS = Statement(

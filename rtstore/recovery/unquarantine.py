@@ -25,7 +25,7 @@ from rtstore.model.descriptors import CONTROL_FILES
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 
 
 def restore_quarantined(
@@ -51,6 +51,7 @@ def restore_quarantined(
         if quarantined.relative_path in CONTROL_FILES:
             raise _exported(quarantined, kept_at, publisher)
         quarantined = _for_its_store(quarantined, publisher)
+        _refuse_file_of_another(quarantined, kept_at, publisher)
         try:
             path = store_path(publisher.directory, quarantined.relative_path)
         except UnsafePathError as error:
@@ -112,6 +113,23 @@ def _for_its_store(quarantined: QuarantinedFile, publisher: Publisher) -> Quaran
         return quarantined
     now = publisher.database.read(partial(manifest.file_of, schema_name=name))
     return quarantined if now is None else quarantined.model_copy(update={"relative_path": now})
+
+
+def _refuse_file_of_another(
+    quarantined: QuarantinedFile, kept_at: Path, publisher: Publisher
+) -> None:
+    """Raise where another store has the file by now: the data would pass for that store's."""
+    name, path = quarantined.schema_name, quarantined.relative_path
+    owner = publisher.database.read(partial(manifest.owner_of, relative_path=path))
+    if name is None or owner in (None, name):
+        return
+    raise InvalidRequestError(
+        "quarantine_number",
+        f"{path} is the file of store {owner} by now, and what was kept is of store {name}, which "
+        f"has no file. To have {name} back, open the directory with a descriptor that gives it "
+        "another file, and restore again: then it is put there. To have the bytes alone: "
+        f"{shell_command('cp', kept_at, kept_at.name)}",
+    )
 
 
 def _exported(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore import DATABASE_NAME, DELETED, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.cli.troubles import run_command
@@ -321,6 +321,46 @@ def test_bytes_that_are_quarantined_again(kept: Path, restored: bool, by: str) -
     assert len(problems) == 1
     assert run("quarantine", "prune", kept, "--older-than", "30").code == ExitCode.READY
     assert path.read_bytes() == content
+
+
+def test_a_file_of_a_retired_store_does_not_go_over_that_of_another(tmp_path: Path) -> None:
+    """It would pass for data of that store. Each way that the refusal names works."""
+    directory, cwd = tmp_path / "t", tmp_path / "here"
+    cwd.mkdir()
+    old, new = (plain_descriptor(name, "a.json") for name in ("own.old", "own.new"))
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[old]) as store:
+        store.write_batch(identity=IDENTITY, reason="w", writes={"own.old": "committed"})
+    path = directory / "a.json"
+    path.write_bytes(path.read_bytes().replace(b"committed", b"edited"))
+    edit = path.read_bytes()
+    assert run("recover", directory).code == ExitCode.READY
+    with RuntimeStore.open(directory) as store:
+        store.write_batch(identity=IDENTITY, reason="w", writes={"own.old": DELETED})
+    with RuntimeStore.open(directory, descriptors=[new]) as store:
+        assert "own.new" in refused_restore(directory)  # whose file it will be
+        store.write_batch(identity=IDENTITY, reason="w", writes={"own.new": "new"})
+    lock = "runtime-store.lock"
+    before = picture(directory, without=(lock,))
+    told = refused_restore(directory)
+    assert "a.json is the file of store own.new by now" in told
+    assert picture(directory, without=(lock,)) == before
+    subprocess.run(told.rpartition("alone: ")[2], shell=True, cwd=cwd, check=True)
+    assert [item.read_bytes() for item in cwd.iterdir()] == [edit]
+    back = plain_descriptor("own.old", "old.json")
+    with RuntimeStore.open(directory, descriptors=[new, back]):
+        pass
+    run("quarantine", "restore", directory, "1")
+    assert (directory / "old.json").read_bytes() == edit
+    assert run("adopt", directory, "own.old").code == ExitCode.READY
+    with RuntimeStore.open(directory) as store:
+        assert (store.read("own.old").data, store.read("own.new").data) == ("edited", "new")
+
+
+def refused_restore(directory: Path) -> str:
+    """What is said when number 1 is not put back."""
+    done = run("quarantine", "restore", directory, "1")
+    assert done.code == ExitCode.WRONG_CALL
+    return done.err.strip()
 
 
 def test_the_directory_alone_is_listed(kept: Path) -> None:
