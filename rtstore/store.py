@@ -876,14 +876,14 @@ class RuntimeStore:
         The entries are compared with `expected`, the run identity that the runtime is about to
         use. Default: the identity of the last committed batch.
         """
-        return self._plan(expected)[1]
+        return self._plan(expected, verify=True)[1]
 
     def _plan(
-        self, expected: RunIdentity | None, *, with_run: bool = False
+        self, expected: RunIdentity | None, *, with_run: bool = False, verify: bool = False
     ) -> tuple[PlanningInput, RecoveryPlan]:
         if expected is not None:
             checked_identity(expected)
-        gathered = self._planner.gather(with_run=with_run)
+        gathered = self._planner.gather(with_run=with_run, verify=verify)
         plan = self._planner.plan_of(
             gathered,
             team_name=self.team_name,

@@ -478,7 +478,7 @@ def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
         FileInspector(store.directory),
         lock=store.lock,
     )
-    gathered = planner.gather(with_run=True)
+    gathered = planner.gather(with_run=True, verify=True)
     expected = expected_identity(gathered.view.manifest, given)
     plan = planner.plan_of(gathered, team_name=store.team_name, expected=expected)
     paths = {item.schema_name: item.relative_path for item in store.descriptors}

@@ -25,6 +25,9 @@ from rtstore.model.envelope import content_hash, hash_of_pieces
 from rtstore.model.records import Argument, PublishedFile, Record
 
 _PIECE_BYTES = 1 << 20
+_ALWAYS_VERIFIED_BYTES = 64 << 10
+"""The largest content that is hashed wherever somebody asks whether it is there: that costs less
+than finding its row."""
 
 
 class Retention(Argument):
@@ -58,6 +61,10 @@ class Retention(Argument):
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None, content_bytes=None)
+
+
+class AlteredContentError(ValueError):
+    """The bytes of a current entry are not those of its hash: somebody altered them."""
 
 
 class Committed(Record):
@@ -226,8 +233,18 @@ def current_row(connection: Connection, name: str) -> tuple[bytes, Row] | None:
     return None if row is None else (_checked(name, row["content"], row["content_hash"]), row)
 
 
-def stores_with_content(connection: Connection) -> frozenset[str]:
-    """Return the stores whose committed content is in the database.
+def row_as_committed(connection: Connection, name: str) -> tuple[bytes, Row] | None:
+    """Return what `current_row` does, but None for a content that somebody altered: it is lost, as
+    if it were gone."""
+    try:
+        return current_row(connection, name)
+    except AlteredContentError:
+        return None
+
+
+def stores_with_content(connection: Connection, *, verify: bool = False) -> frozenset[str]:
+    """Return the stores whose committed content is in the database. One that somebody altered is
+    not: its hash shows that. Of a large one only the size is asked, unless `verify`.
 
     Raises `CorruptDatabaseError` when the rows of the batch of an entry are gone.
     """
@@ -240,15 +257,30 @@ def stores_with_content(connection: Connection) -> frozenset[str]:
                 f"the rows of batch number {row['batch_number']}, which wrote "
                 f"{row['schema_name']}, are gone: somebody edited the database",
             )
-    return frozenset(row["schema_name"] for row in rows if row["has_content"])
+    return frozenset(
+        row["schema_name"]
+        for row in rows
+        if row["content_row"] is not None and _is_as_committed(connection, row, verify=verify)
+    )
+
+
+def _is_as_committed(connection: Connection, row: Row, *, verify: bool) -> bool:
+    driver, number = driver_of(connection), row["content_row"]
+    with driver.blobopen("store_contents", "content", number, readonly=True) as content:
+        if len(content) != row["file_size"]:
+            return False
+        if len(content) > _ALWAYS_VERIFIED_BYTES and not verify:
+            return True
+        found = hash_of_pieces(iter(partial(content.read, _PIECE_BYTES), b""))
+        return bool(found == row["content_hash"])
 
 
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
-    """Return the bytes of a content. Raises ValueError unless they match the hash of the entry:
+    """Return the bytes of a content. Raises `AlteredContentError` unless they match the entry:
     SQLite has no checksums of its own, and a damaged page may still hold valid JSON."""
     content = _bytes_of(text)
     if content_hash(content) != expected_hash:
-        raise ValueError(f"the committed content of {schema_name} was changed")
+        raise AlteredContentError(f"the committed content of {schema_name} was changed")
     return content
 
 
@@ -318,7 +350,14 @@ _SELECT_ENTRIES = Statement(
     select(
         manifest_entries.c.schema_name,
         manifest_entries.c.batch_number,
-        exists().where(_IS_CURRENT).correlate(manifest_entries).label("has_content"),
+        manifest_entries.c.content_hash,
+        manifest_entries.c.file_size,
+        select(literal_column("store_contents.rowid"))
+        .select_from(store_contents)
+        .where(_IS_CURRENT)
+        .correlate(manifest_entries)
+        .scalar_subquery()
+        .label("content_row"),
         exists()
         .where(
             (batch_writes.c.batch_number == manifest_entries.c.batch_number)

@@ -487,7 +487,7 @@ def _entry_and_open(
 
 
 def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
-    found = ((name, contents.current_row(connection, name)) for name in names)
+    found = ((name, contents.row_as_committed(connection, name)) for name in names)
     return {name: _content_of(name, *current) for name, current in found if current is not None}
 
 
@@ -501,7 +501,7 @@ def _file_of(row: Row) -> PublishedFile:
 def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     """Return the stores with an entry and no content, each with the batch number of its entry."""
     entries = manifest.load_entries(connection, names)
-    there = contents.stores_with_content(connection) if entries else frozenset()
+    there = contents.stores_with_content(connection, verify=True) if entries else frozenset()
     return {name: entry.batch_number for name, entry in entries.items() if name not in there}
 
 

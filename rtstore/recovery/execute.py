@@ -302,7 +302,7 @@ class Recovery:
         self._check_team(plan, team_name)
         if not self._database.read_only:  # which may have any descriptors
             self._refuse_moved(item for item in plan.actions if item.kind in _WRITING)
-        in_database = self._database.read(contents.stores_with_content)
+        in_database = self._database.read(partial(contents.stores_with_content, verify=True))
         steps = tuple(
             _intended(action, in_database, is_closed=self._stops_at(action))
             for action in plan.actions
@@ -564,7 +564,8 @@ class Recovery:
             foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
             why = "nothing is committed, and the database does not have what the file holds"
             return None if foreign is None else why
-        is_there = file.schema_name in self._database.read(contents.stores_with_content)
+        verified = partial(contents.stores_with_content, verify=True)
+        is_there = file.schema_name in self._database.read(verified)
         return None if is_there else _NOT_IN_DATABASE
 
     def _is_back(self, file: StoreFile) -> bool:
@@ -594,11 +595,9 @@ class Recovery:
         if content_hash(content) != entry.content_hash:
             return _skipped(action, "the file was changed meanwhile")
         with self._database.write(flush=True) as connection:
-            if descriptor.schema_name in contents.stores_with_content(connection):
+            if descriptor.schema_name in contents.stores_with_content(connection, verify=True):
                 return _skipped(action, "its content is in the database by now")
-            contents.insert_contents(
-                connection, {entry.batch_number: {descriptor.schema_name: content}}
-            )
+            contents.put_content(connection, entry.batch_number, descriptor.schema_name, content)
         return _done(action, "its content was taken from the file into the database")
 
     def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:

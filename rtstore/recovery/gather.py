@@ -145,12 +145,17 @@ class RecoveryPlanner:
             lost_entries=gathered.view.lost_entries,
         )
 
-    def gather(self, *, locked: bool = False, with_run: bool = False) -> PlanningInput:
+    def gather(
+        self, *, locked: bool = False, with_run: bool = False, verify: bool = False
+    ) -> PlanningInput:
         """Read rows and files repeatedly until both describe the same moment; `with_run`, the last
-        run as of that moment, too."""
-        rows = _rows_with_run if with_run else _rows_snapshot
+        run as of that moment, too. With `verify`, as under the lock, every committed content is
+        read whole: see `contents.stores_with_content`."""
         if locked:
-            return self._survey_undisturbed(rows)
+            return self._survey_undisturbed(_rows_verified)
+        rows = _rows_with_run if with_run else _rows_snapshot
+        if verify:
+            rows = _rows_with_run_verified if with_run else _rows_verified
         inspections: dict[str, Inspection] = {}
         settled: dict[str, ManifestEntry | None] = {}
         view = self._look(rows)
@@ -305,12 +310,12 @@ class RecoveryPlanner:
         ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
 
 
-def _rows_snapshot(connection: Connection) -> RowsSnapshot:
+def _rows_snapshot(connection: Connection, *, verify: bool = False) -> RowsSnapshot:
     found, last_number = manifest.load_with_last_number(connection)
     return RowsSnapshot(
         manifest=found,
         open_batches=batches.load_open(connection),
-        stores_with_content=contents.stores_with_content(connection),
+        stores_with_content=contents.stores_with_content(connection, verify=verify),
         last_batch_number=last_number,
         lost_entries=tuple(lost_entries(connection)),
     )
@@ -318,6 +323,15 @@ def _rows_snapshot(connection: Connection) -> RowsSnapshot:
 
 def _rows_with_run(connection: Connection) -> RowsSnapshot:
     return _rows_snapshot(connection)._replace(last_run=runs.last(connection))
+
+
+# Each is a function of the module, so that its result is kept until the next commit.
+def _rows_verified(connection: Connection) -> RowsSnapshot:
+    return _rows_snapshot(connection, verify=True)
+
+
+def _rows_with_run_verified(connection: Connection) -> RowsSnapshot:
+    return _rows_verified(connection)._replace(last_run=runs.last(connection))
 
 
 def _is_refused(inspection: Inspection, entry: ManifestEntry | None, planned: Planned) -> bool:

@@ -211,6 +211,11 @@ def problem_of_rows(
         read_everything(path, revision, lost_tables=lost_tables)
     except CorruptDatabaseError as error:
         return error.problem
+    return problem_of_contents(path)
+
+
+def problem_of_contents(path: Path) -> str | None:
+    """Return `problems_of_contents` in words, or None."""
     wrong = problems_of_contents(path)
     more = f" (and {len(wrong) - 3} more)" if wrong[3:] else ""
     return f"{'; '.join(wrong[:3])}{more}" if wrong else None

@@ -42,6 +42,9 @@ class Facts(Record):
     dropped: tuple[str, ...] = ()
     """Views, triggers, indexes and tables that somebody dropped or altered, when that is all that
     is wrong with the database and they can be made again."""
+    in_files: tuple[str, ...] = ()
+    """Stores whose committed content somebody altered, when that is all that is wrong with the
+    database and their files are as committed."""
     lost_marks: tuple[str, ...] = ()
     """What says which revision the database is at and is gone or altered, when that is all that is
     wrong with it."""

@@ -83,7 +83,11 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
-from rtstore.maintenance.backup.verifying import problem_of_schema, verify_bytes
+from rtstore.maintenance.backup.verifying import (
+    problem_of_contents,
+    problem_of_schema,
+    verify_bytes,
+)
 from rtstore.maintenance.create import refuse_closed_folders
 from rtstore.maintenance.doctor import changed_rows
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
@@ -107,6 +111,7 @@ from rtstore.maintenance.suggestions import LaunchState
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.maintenance.upgrade_data import rehearse
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.envelope import content_hash
 from rtstore.model.records import Hindrance, RunIdentity, Suggestion
 from rtstore.model.times import parse_time, utc_now
 from rtstore.shell import shell_word
@@ -338,6 +343,7 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
             facts["dropped"] = _dropped(path, problem)
+            facts["in_files"] = _in_files(directory, path, problem)
             facts["is_sound_without_wal"] = foreign_wal.spoils_pages(
                 path, lambda alone: problem_of(alone) is None
             )
@@ -372,6 +378,38 @@ def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
             spoiled = parts.spoiled_parts(path)
             return spoiled.names if spoiled.can_be_made_again else ()
     return ()
+
+
+def _in_files(directory: Path, path: Path, problem: str | None) -> tuple[str, ...]:
+    """Return the stores whose committed content was altered, when each can be taken from its file
+    and nothing else is wrong."""
+    with suppress(RuntimeStoreError):
+        if problem_of_schema(path, REVISIONS[-1]) is None and problem == problem_of_contents(path):
+            return _read(path, partial(_altered_beside_files, directory)) or ()
+    return ()
+
+
+def _altered_beside_files(directory: Path, connection: Connection) -> tuple[str, ...]:
+    altered = {
+        name: number
+        for number, name, expected, found in contents.list_hashes(connection)
+        if found != expected
+    }
+    entries = manifest.load_entries(connection, altered)
+    for name, number in altered.items():
+        entry, file = entries.get(name), manifest.file_of(connection, name)
+        if entry is None or file is None or entry.batch_number != number:
+            return ()
+        content = _read_whole(store_path(directory, file))
+        if content is None or content_hash(content) != entry.content_hash:
+            return ()
+    return tuple(altered)
+
+
+def _read_whole(path: Path) -> bytes | None:
+    with suppress(OSError):
+        return FileSystem().read(path)[0]
+    return None
 
 
 def _try_upgrade(directory: Path) -> dict[str, Any]:

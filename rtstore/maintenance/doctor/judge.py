@@ -257,6 +257,11 @@ def _put_back(facts: Facts) -> Suggestion:
     return _unless_hindered(facts, way)
 
 
+def _take_from_files(facts: Facts) -> Suggestion:
+    why = "takes it again from the store's file, which is as committed; no batch is touched"
+    return _unless_hindered(facts, Suggestion(command=_run("recover", facts), why=why))
+
+
 def _without_control_file(facts: Facts) -> Suggestion:
     """The control files of the legacy format say more than the store files, but an import takes
     them only whole."""
@@ -293,10 +298,13 @@ def _without_control_file(facts: Facts) -> Suggestion:
 
 
 def _ways_out(facts: Facts) -> Iterator[Suggestion]:
-    """Suggest to make again what was dropped; else a restore and a rebuild: a back-up has the
-    history, the files have the newest state."""
+    """Suggest to make again what was dropped, or to take from the files what was altered; else a
+    restore and a rebuild: a back-up has the history, the files have the newest state."""
     if facts.dropped:
         yield _put_back(facts)
+        return
+    if facts.in_files and not facts.is_backup:
+        yield _take_from_files(facts)
         return
     if facts.is_sound_without_wal:
         yield _unless_hindered(facts, without_wal(facts.directory))
