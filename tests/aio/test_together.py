@@ -602,6 +602,7 @@ def test_what_waits_behind_a_write_that_does_not_end_gives_up_in_time(
     run(directory, main, lock_timeout_s=0.2)
 
 
+@pytest.mark.thorough
 def test_what_waits_behind_many_writes_that_end_is_not_given_up(directory: Path) -> None:
     """Together they take longer than the time-out."""
 

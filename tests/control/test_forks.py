@@ -13,6 +13,7 @@ import pytest
 
 from rtstore.control.sqlite import sessions
 from tests.control.build import run
+from tests.support import breadth
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -83,7 +84,9 @@ print("fine")
 )
 
 
-@pytest.mark.parametrize("order", ["parent first", "child first", "killed"])
+@pytest.mark.parametrize(
+    "order", breadth.params(["parent first", "child first", "killed"], normal=["killed"])
+)
 def test_both_write_and_close_in_any_order(path: Path, order: str) -> None:
     """Nothing that either acknowledged is lost, whoever closes first or is killed."""
     assert run(ANY_ORDER, path, order) == "fine\n"
@@ -134,7 +137,9 @@ print("fine")
 )
 
 
-@pytest.mark.parametrize("where", ["write", "read", "read as writer"])
+@pytest.mark.parametrize(
+    "where", breadth.params(["write", "read", "read as writer"], normal=["write"])
+)
 def test_a_fork_inside_of_a_transaction(path: Path, where: str) -> None:
     """The child can neither go on with the transaction nor open the database; it ends as it likes,
     and the parent commits as if nothing had been."""
@@ -332,7 +337,7 @@ thread.join()
 )
 
 
-@pytest.mark.parametrize("where", ["header", "idle"])
+@pytest.mark.parametrize("where", breadth.params(["header", "idle"], normal=["header"]))
 @pytest.mark.parametrize(("how", "code"), [("library", "0\n"), ("control", "3\n")])
 def test_a_fork_beside_a_thread_that_opens_sqlite(
     path: Path, where: str, how: str, code: str

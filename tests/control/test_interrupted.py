@@ -19,6 +19,7 @@ from rtstore.control.sqlite import sessions
 from rtstore.control.sqlite.engine import Database
 from tests.control.anywhere import every_line, raise_at
 from tests.control.build import add_batch, batch_count, run, write_one
+from tests.support import breadth
 
 
 def _committed(database: Database) -> None:
@@ -77,7 +78,7 @@ def test_at_any_line_of_a_transaction(path: Path, other: Database, name: str, ke
 
 # Python 3.13 warns of a connection that the exception found before it had an owner.
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", breadth.params(CALLS, normal=["read", "write"]))
 def test_at_any_line_of_a_first_use(path: Path, name: str) -> None:
     """Where the connections are only being made: the next call works, and closing releases all."""
     for number in range(0, 10_000, 3):

@@ -35,7 +35,15 @@ from rtstore.store import rehearse_upgrade
 from rtstore.testing import Seams
 from tests.crash.children import Child
 from tests.recovery.test_lost_entries import edit
-from tests.support import CHECKPOINT, IDENTITY, WatchedFileSystem, data_in, files_picture, write
+from tests.support import (
+    CHECKPOINT,
+    IDENTITY,
+    WatchedFileSystem,
+    breadth,
+    data_in,
+    files_picture,
+    write,
+)
 
 A, B = (Descriptor(f"own.{name}", relative_path=f"{name}.json") for name in "ab")
 
@@ -78,7 +86,11 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("lost", [(), ("own.a",), ("own.a", "own.b")], ids=len)
+@pytest.mark.parametrize(
+    "lost",
+    breadth.params([(), ("own.a",), ("own.a", "own.b")], normal=[("own.a", "own.b")]),
+    ids=len,
+)
 @pytest.mark.parametrize("what", TAKEN)
 def test_a_file_of_another_store(directory: Path, what: str, lost: tuple[str, ...]) -> None:
     """Also where somebody took an entry out of the manifest: an opening makes it again."""
@@ -223,7 +235,10 @@ BACK: dict[str, Callable[[Descriptor], Descriptor]] = {
 }
 
 
-@pytest.mark.parametrize("at_old", ["as committed", "nothing", "edited, too", "torn"])
+@pytest.mark.parametrize(
+    "at_old",
+    breadth.params(["as committed", "nothing", "edited, too", "torn"], normal=["as committed"]),
+)
 @pytest.mark.parametrize("foreign_edits", ForeignEdits)
 @pytest.mark.parametrize("what", BACK)
 def test_an_edit_comes_back_to_an_earlier_file(

@@ -14,7 +14,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.cli.commands import run
-from tests.support import LEASES, SESSIONS, files_picture, plain_descriptor
+from tests.support import LEASES, SESSIONS, breadth, files_picture, plain_descriptor
 from tests.upgrade.freeze import unpack
 from tests.upgrade.test_data import FIRST, THIRD, A, C, begin
 
@@ -111,7 +111,9 @@ TROUBLE: dict[str, tuple[Callable[[Path], object], ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["THIRD", "MOVED", "TAKEN", None])
+@pytest.mark.parametrize(
+    "name", breadth.params(["THIRD", "MOVED", "TAKEN", None], normal=["MOVED"])
+)
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_it_says_what_the_upgrade_would(tmp_path: Path, trouble: str, name: str | None) -> None:
     """The same refusal, or the same stores and parts; and nothing is changed before."""
@@ -121,7 +123,12 @@ def test_it_says_what_the_upgrade_would(tmp_path: Path, trouble: str, name: str 
     as_the_upgrade(directory, [] if name is None else ["--descriptors", f"{__name__}:{name}"])
 
 
-@pytest.mark.parametrize("trouble", ["none", "no file", "a view dropped", "history deleted"])
+@pytest.mark.parametrize(
+    "trouble",
+    breadth.params(
+        ["none", "no file", "a view dropped", "history deleted"], normal=["none", "no file"]
+    ),
+)
 @pytest.mark.parametrize("name", ["THIRD", "FAILING"])
 def test_of_a_store_without_an_entry(tmp_path: Path, trouble: str, name: str) -> None:
     """Its data is upgraded where its entry is made again; where that fails, nothing is changed."""
@@ -135,7 +142,7 @@ def test_of_a_store_without_an_entry(tmp_path: Path, trouble: str, name: str) ->
         assert everything(directory) == before
 
 
-@pytest.mark.parametrize("revision", REVISIONS[:-1])
+@pytest.mark.parametrize("revision", breadth.params(REVISIONS[:-1], normal=REVISIONS[3:4]))
 @pytest.mark.parametrize("is_edited", [False, True])
 def test_of_an_older_database(tmp_path: Path, revision: str, *, is_edited: bool) -> None:
     """It is tried on a copy, with the files of the directory."""
@@ -181,7 +188,7 @@ CROSSED = [
 ]
 
 
-@pytest.mark.parametrize("revision", REVISIONS[:-1])
+@pytest.mark.parametrize("revision", breadth.params(REVISIONS[:-1], normal=REVISIONS[2:3]))
 def test_descriptors_with_other_stores_files_are_refused_before_an_older_database_changes(
     tmp_path: Path, revision: str
 ) -> None:
