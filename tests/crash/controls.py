@@ -473,13 +473,13 @@ def quarantine_not_flushed() -> None:
 def preparing_rolled_back() -> None:
     """Opening a store takes an unfinished batch back instead of forward."""
 
-    def finish(self: Recovery, team_name: str) -> Any:
+    def finish(self: Recovery, team_name: str, refuse: Callable[[Any], object]) -> Any:
         if not self._lock.is_held():
             with self._lock.hold():
                 for logged in self._planner._receipt_store.open_batches():
                     self._publisher.mark_failed(logged, "its writer died")
                     self._publisher.undo(logged)
-        return real(self, team_name)
+        return real(self, team_name, refuse)
 
     real = _replace(Recovery, "auto_recover", finish)
 
