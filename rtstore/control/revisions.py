@@ -367,10 +367,10 @@ def _check_gone(path: Path) -> None:
         if time.monotonic() >= deadline:
             break
         time.sleep(_APPEARS_S / 20)  # it may be opening the database at this moment
-    names = " and ".join(gone)
+    names = " and ".join(gone) + (" was" if len(gone) == 1 else " were")
     raise DatabaseLockedError(
         path,
-        f"{names} was removed, and {processes.listed(users)} has the database open",
+        f"{names} removed, and {processes.listed(users)} has the database open",
         "What was committed last is known to that process only: let it write or close, which "
         "saves it, and try again.",
     )

@@ -51,6 +51,13 @@ def entry_of(batch: Batch, write: PlannedWrite, before: ManifestEntry | None) ->
     """Return the entry of a store once a batch is completed. A batch of no run leaves the identity
     as it was."""
     own = batch if batch.run_id is not None else before
+    return entry_under(own, write, batch.batch_number)
+
+
+def entry_under(
+    own: Batch | ManifestEntry | RunIdentity | None, write: PlannedWrite, batch_number: int
+) -> ManifestEntry:
+    """Return the entry that a write makes, under the identity that something has."""
     return ManifestEntry(
         schema_name=write.schema_name,
         schema_version=write.schema_version,
@@ -63,7 +70,7 @@ def entry_of(batch: Batch, write: PlannedWrite, before: ManifestEntry | None) ->
         behavior_fingerprint=own.behavior_fingerprint if own else None,
         last_write_receipt_id=write.receipt_id,
         state=InspectionState.HEALTHY,
-        batch_number=batch.batch_number,
+        batch_number=batch_number,
     )
 
 

@@ -55,6 +55,7 @@ from rtstore.maintenance.hints import (
     what_is_there,
 )
 from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
+from rtstore.maintenance.rebuild_database.forward import entry_under
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.maintenance.rebuild_database.stores import (
     FoundStore,
@@ -79,7 +80,6 @@ from rtstore.model.records import (
     Batch,
     BatchReason,
     BatchState,
-    InspectionState,
     Manifest,
     ManifestEntry,
     PlannedWrite,
@@ -522,21 +522,7 @@ class _NewDatabase:
         )
 
     def _entry(self, number: int, found: FoundStore, write: PlannedWrite) -> ManifestEntry:
-        own = found.entry or self._given
-        return ManifestEntry(
-            schema_name=write.schema_name,
-            schema_version=write.schema_version,
-            relative_path=write.relative_path,
-            content_hash=write.content_hash,
-            file_size=write.file_size,
-            mtime_ns=write.mtime_ns,
-            run_id=own.run_id if own else None,
-            capability_snapshot_id=own.capability_snapshot_id if own else None,
-            behavior_fingerprint=own.behavior_fingerprint if own else None,
-            last_write_receipt_id=write.receipt_id,
-            state=InspectionState.HEALTHY,
-            batch_number=number,
-        )
+        return entry_under(found.entry or self._given, write, number)
 
 
 # --- 6: set aside -------------------------------------------------------------------------------
