@@ -278,9 +278,9 @@ def _look_at_header(path: Path) -> bool:
     found = check_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, EMPTY)
-    check_side_files(path)
     try:
         with _header_of(path) as header:
+            check_side_files(path)  # its locks are asked for by the descriptor that is open now
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
             number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]

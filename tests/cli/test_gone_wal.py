@@ -3,6 +3,7 @@ committed, and nobody comes before it."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import pytest
 
 from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.exits import ExitCode
+from rtstore.control.sqlite import processes
 from rtstore.errors import DatabaseLockedError
 from tests.cli.commands import run
 from tests.cli.troubles import findings
-from tests.support import LEASES, open_store
+from tests.support import LEASES, open_store, write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks and /proc of Linux")
 
@@ -93,3 +95,28 @@ def test_who_has_nothing_removed_does_not_wait(directory: Path) -> None:
         assert store.read(LEASES).high_watermark == 1
     with open_store(directory) as store:
         assert store.read(LEASES).high_watermark == 1
+
+
+def test_who_opens_what_nobody_has_open_lists_no_locks(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel stops all its processors to list the locks of all files. Who opens a store that
+    was closed asks for the locks of its database alone."""
+    with open_store(directory) as store:
+        write(store, LEASES, 1)
+    listed, locks_on = [], processes._locks_on
+
+    def counted(path: Path) -> list[tuple[int, str, int, float]]:
+        listed.append(path)
+        return locks_on(path)
+
+    monkeypatch.setattr(processes, "_locks_on", counted)
+    with open_store(directory):
+        pass
+    assert listed == []
+    shutil.rmtree(directory)
+    with written_elsewhere(directory):
+        (directory / f"{DATABASE_NAME}-wal").unlink()
+        with pytest.raises(DatabaseLockedError):
+            open_store(directory)
+    assert listed != []

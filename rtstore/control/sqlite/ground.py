@@ -27,7 +27,7 @@ from itertools import tee
 from operator import itemgetter
 from pathlib import Path
 
-from rtstore.control.sqlite import sessions
+from rtstore.control.sqlite import idle, sessions
 from rtstore.control.sqlite.sessions import Identity
 from rtstore.foreign import suppress_system_error, system_error
 
@@ -41,6 +41,7 @@ except ImportError:  # pragma: no cover - Windows
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510  # of the database: held by every connection
 _FIRST_BYTE = 128  # of the index: held from the first opening to the last close
 _FORMAT_AT, _ROLLBACK_JOURNAL = 18, b"\x01\x01"  # of the database (sqlite.org/fileformat.html, 1.3)
+_LOCK = "hhqqi4x"  # struct flock: kind, from where it counts, first byte, size, process
 _DESCRIPTORS = "/proc/self/fd"
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _POLL_S = 0.001
@@ -346,7 +347,30 @@ def _lock(descriptor: int, first: int, size: int) -> None:
 
 def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
     assert _SET_LOCK is not None  # noqa: S101 - only called where there are such locks
-    fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi4x", kind, os.SEEK_SET, first, size, 0))
+    fcntl.fcntl(descriptor, _SET_LOCK, _a_lock(kind, first, size))
+
+
+def _a_lock(kind: int, first: int, size: int) -> bytes:
+    return struct.pack(_LOCK, kind, os.SEEK_SET, first, size, 0)
+
+
+def is_known_free(database: Path) -> bool:
+    """Return whether it is known that no other process has a WAL database open, or closes it.
+
+    A descriptor that is open already is asked, such as SQLite's. False also where there is none,
+    and where a `Ground` of this process holds the database.
+    """
+    if _SET_LOCK is None:
+        return False
+    wanted = _a_lock(fcntl.F_WRLCK, _SHARED_FIRST, _SHARED_SIZE)
+
+    def ask(descriptor: int) -> bool:
+        found = struct.unpack(_LOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))
+        return bool(found[0] == fcntl.F_UNLCK)
+
+    with suppress_system_error():
+        return idle.by_open_descriptor(os.stat(database), ask) is True
+    return False
 
 
 def _identity(name: str) -> Identity | None:

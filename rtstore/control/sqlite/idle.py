@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rtstore.foreign import suppress_system_error, system_error
 
@@ -26,6 +28,8 @@ _PIECE_BYTES = 1 << 16
 
 State = tuple[int, int, int]
 """Inode, size in bytes, time of modification in ns."""
+
+_Answer = TypeVar("_Answer")
 
 
 def idle_state(path: Path, *, at_once: bool = False) -> State | None:
@@ -83,22 +87,37 @@ def piece(path: Path, offset: int, size: int) -> bytes:
 
 
 def _piece(path: Path, state: os.stat_result, offset: int, size: int) -> bytes:
-    for number in map(int, os.listdir("/dev/fd")):
-        try:
-            if os.path.samestat(os.fstat(number), state):
-                found = os.pread(number, size, offset)
-                # Another thread may have closed it, and the number is that of another file now.
-                if os.path.samestat(os.fstat(number), state):
-                    return found
-        except system_error() as error:
-            # Any other error is of the file, which is open here: a descriptor of our own, once
-            # closed, would drop the locks.
-            if error.errno != errno.EBADF:  # closed meanwhile, or not for reading
-                raise
+    found = by_open_descriptor(state, partial(_read_at, offset=offset, size=size))
+    if found is not None:
+        return found
     with path.open("rb", buffering=0) as file:
         if not os.path.samestat(os.fstat(file.fileno()), state):
             raise OSError(errno.ESTALE, "another file took its name meanwhile", str(path))
         return os.pread(file.fileno(), size, offset)
+
+
+def _read_at(descriptor: int, *, offset: int, size: int) -> bytes:
+    return os.pread(descriptor, size, offset)
+
+
+def by_open_descriptor(state: os.stat_result, ask: Callable[[int], _Answer]) -> _Answer | None:
+    """Return what a call returns for a descriptor of a file that this process has open already.
+    None without one. Raises OSError.
+
+    Any error but that of a closed number is of the file, and ends it: who opened the file instead
+    would drop the locks with the close.
+    """
+    for number in map(int, os.listdir("/dev/fd")):
+        try:
+            if os.path.samestat(os.fstat(number), state):
+                answer = ask(number)
+                # Another thread may have closed it, and the number is that of another file now.
+                if os.path.samestat(os.fstat(number), state):
+                    return answer
+        except system_error() as error:
+            if error.errno != errno.EBADF:  # closed meanwhile, or not for reading
+                raise
+    return None
 
 
 def why_no_database(path: Path) -> str:

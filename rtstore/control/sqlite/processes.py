@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rtstore.control.sqlite.ground import is_known_free
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.records import Record
 from rtstore.model.times import Timestamp
@@ -43,6 +44,8 @@ def sql_writer(database: Path) -> Process | None:
 def in_transaction(database: Path) -> tuple[Process, ...]:
     """Return the processes that read in a transaction on a WAL database, without this one. While
     one of them stays in it, the WAL is not begun anew, and grows with each batch."""
+    if is_known_free(database):
+        return ()
     shared_memory = database.with_name(database.name + "-shm")
     pids = {
         pid
@@ -55,6 +58,8 @@ def in_transaction(database: Path) -> tuple[Process, ...]:
 
 def connected(database: Path) -> tuple[Process, ...]:
     """Return the processes that have a WAL database open, without this one."""
+    if is_known_free(database):
+        return ()
     pids = {pid for pid, _, first, _ in _locks_on(database) if first == _SHARED_FIRST}
     return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
@@ -62,6 +67,8 @@ def connected(database: Path) -> tuple[Process, ...]:
 def reading(database: Path) -> tuple[Process, ...]:
     """Return the processes that `connected` returns, without one that closes the database as the
     last, or has it for itself: these lock it to write."""
+    if is_known_free(database):  # to list all locks, the kernel stops all processors: 2 ms and more
+        return ()
     pids = {
         pid
         for pid, kind, first, _ in _locks_on(database)
