@@ -21,7 +21,7 @@ from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import history, manifest, recovery_log, runs, upgrade_log
+from rtstore.control import history, manifest, recovery_log, revisions, runs, upgrade_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
@@ -43,6 +43,7 @@ from rtstore.errors import (
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.seams import Seams, takes_earlier_keywords
+from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
@@ -58,6 +59,7 @@ from rtstore.history.versions import (
 )
 from rtstore.maintenance.create import (
     check_before_use,
+    check_files_first,
     check_made,
     load_head,
     load_remembered,
@@ -74,6 +76,7 @@ from rtstore.maintenance.upgrade_data import (
     refuse_edits_to_come,
     rehearse,
     upgrade_data,
+    waits_for_data,
 )
 from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
@@ -111,6 +114,7 @@ from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
 from rtstore.recovery.rebuilders import Rebuilders, Rebuilding, checked_rebuilders
 from rtstore.recovery.unquarantine import drop_old_quarantined, restore_quarantined
+from rtstore.shell import rtstore_at
 
 if TYPE_CHECKING:
     from rtstore.legacy import ExportReport
@@ -279,6 +283,7 @@ class RuntimeStore:
             make_or_upgrade(
                 directory, team_name, registry, lock, clock, fs,
                 retention=retention, may_upgrade=upgrade, with_data=recover,
+                refuse=partial(refuse_opening, edits=edits),
             )  # fmt: skip
         database = Database(directory / DATABASE_NAME, lock=lock, read_only=read_only)
         try:
@@ -370,12 +375,12 @@ class RuntimeStore:
                 self._reader.check_file,
             )
 
-    def _rehearse_upgrade(
-        self, remembered: Iterable[Descriptor]
-    ) -> tuple[DataUpgradeReport | None, tuple[str, ...]]:
+    def _refuse_rehearsed(self, remembered: Iterable[Descriptor]) -> None:
         self._reader.is_opening = True
         self._recovery.files_before = self._files_before(remembered)
         self._upgrading(self._refuse_edits)
+
+    def _rehearse_upgrade(self) -> tuple[DataUpgradeReport | None, tuple[str, ...]]:
         data = rehearse(self.database, self.descriptors, directory=self.directory)
         return data, self._recovery.making_way(self.plan_recovery())
 
@@ -1441,13 +1446,57 @@ class Rehearsal(NamedTuple):
     """The files that would make way for those of stores."""
 
 
+def refuse_opening(
+    database: Database,
+    *,
+    registry: Registry | None,
+    fs: FileSystem,
+    edits: ForeignEdits = ForeignEdits.RAISE,
+    with_data: bool = True,
+) -> None:
+    """Raise what an opening with these descriptors would be refused with, before anything changes:
+    of a database of any revision. What needs the rows of the newest one, as an edit in the way of
+    an upgrade of data does, is asked of a copy."""
+    directory = database.path.parent
+    check_files_first(database, registry, fs, with_batches=with_data)
+    if registry is None or not with_data or not waits_for_data(database, registry, directory):
+        return
+    with no_fork():
+        from rtstore.maintenance.upgrade import upgrade_directory
+
+    def ask(copy: Database) -> None:
+        _rehearsing(directory, copy, registry, edits)
+
+    try:
+        upgrade_directory(directory, dry_run=True, tried=ask, fs=fs)
+    except StoreFileChangedError as error:
+        if not revisions.seems_current(database.path):
+            error.add_note(
+                "rtstore: its database is of an older revision, and nothing of it was changed. "
+                f"{rtstore_at('upgrade', directory)} upgrades it without the data: then the ways "
+                "above are there"
+            )
+        raise
+
+
 def rehearse_upgrade(directory: Path, database: Database, registry: Registry) -> Rehearsal:
     """Return what an opening with these descriptors would upgrade of the data of a directory, and
     which files it would move. Raise what it would be refused with. Only reads. The database may be
     a copy of that of the directory."""
-    seams = Seams()
+    store = _rehearsing(directory, database, registry, ForeignEdits.RAISE)
+    data, quarantined = store._rehearse_upgrade()  # noqa: SLF001 - no call of a runtime
+    moved = database.read(partial(moves_of, wanted=registry, directory=directory))
+    return Rehearsal(data, moved, quarantined)
+
+
+def _rehearsing(
+    directory: Path, database: Database, registry: Registry, edits: ForeignEdits
+) -> RuntimeStore:
+    """Return a store that is being opened, and only reads. Raise what that would be refused
+    with."""
+    seams, adopts = Seams(), edits is ForeignEdits.ADOPT
     head, kept = load_head(database)
-    check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
+    check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=adopts)
     remembered = load_remembered(directory, database, registry, seams.fs, read_only=False)
     store = RuntimeStore(
         directory,
@@ -1458,7 +1507,7 @@ def rehearse_upgrade(directory: Path, database: Database, registry: Registry) ->
         retention=kept,
         lock=WriterLock(directory, read_only=True),
         team_name=head.team_name,
+        foreign_edits=edits,
     )
-    data, quarantined = store._rehearse_upgrade(remembered)  # noqa: SLF001 - no call of a runtime
-    moved = database.read(partial(moves_of, wanted=registry, directory=directory))
-    return Rehearsal(data, moved, quarantined)
+    store._refuse_rehearsed(remembered)  # noqa: SLF001 - no call of a runtime
+    return store

@@ -37,6 +37,7 @@ from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.maintenance.hints import (
     import_command,
+    knows_no_batch,
     refuse_lost_batches,
     refuse_lost_database,
     suggest_command,
@@ -94,10 +95,13 @@ def make_or_upgrade(
     retention: Retention | None,
     may_upgrade: bool,
     with_data: bool,
+    refuse: Callable[..., None],
 ) -> None:
     """Ensure that there is a database at the newest revision. Of a file that says so itself, only
     that is looked at: `load_head` checks the rest. `with_data`: refuse the upgrade when the data of
-    its stores could not be upgraded to the registry afterwards."""
+    its stores could not be upgraded to the registry afterwards. `refuse` is called with an older
+    database, and these options, before anything of it changes, and raises what refuses the
+    opening."""
     path = directory / DATABASE_NAME
     if is_read_only(directory):
         raise StorageError(
@@ -126,7 +130,7 @@ def make_or_upgrade(
             descriptors=registry if with_data else None,
             data_may_be_newer=True,
             fs=fs,
-            check_first=None if registry is None else partial(check_files_first, wanted=registry),
+            check_first=partial(refuse, registry=registry, fs=fs, with_data=with_data),
         )
 
 
@@ -386,12 +390,19 @@ def refuse_taken_files(
     return committed
 
 
-def check_files_first(database: Database, wanted: Registry) -> None:
-    """Raise as `refuse_taken_files`, of a database of any revision, before anything of it changes.
-    Of one whose rows cannot be read, that is decided when it is mended."""
+def check_files_first(
+    database: Database, wanted: Registry | None, fs: FileSystem, *, with_batches: bool
+) -> None:
+    """Raise as `refuse_files`, of a database of any revision, before anything of it changes;
+    `with_batches` as `refuse_lost_batches`, too. Of one whose rows cannot be read, that is decided
+    when it is mended."""
+    directory = database.path.parent
     with suppress(CorruptDatabaseError):
-        directory = database.path.parent
-        database.read(lambda connection: refuse_taken_files(connection, wanted, directory))
+        if with_batches and knows_no_batch(database):
+            known = wanted or database.read(manifest.load_descriptors)
+            refuse_lost_batches(directory, database, known, fs)
+        if wanted is not None:
+            database.read(lambda connection: refuse_files(connection, wanted, directory, fs))
 
 
 def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ with any batch. A file of a newer version refuses this batch, as it refuses any 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rtstore.control import contents, lost_entries, manifest
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
     ConflictError,
+    CorruptDatabaseError,
     DataUpgradeError,
     InvalidRequestError,
     NewerStoreFileError,
@@ -120,7 +122,7 @@ def adopts_edit(
         return False
     if entry is None or content_hash(there) == entry.content_hash:
         return False
-    _check_adoption(database, descriptor, entry, fs, has_identity=has_identity)
+    _check_adoption(database, descriptor, entry, fs, has_identity=has_identity, directory=directory)
     return True
 
 
@@ -131,9 +133,9 @@ def _check_adoption(
     fs: FileSystem,
     *,
     has_identity: bool,
+    directory: Path,
 ) -> None:
     """Raise unless an opening that adopts edits can go on from the file of a descriptor."""
-    directory = database.path.parent
     content = read_for_adoption(directory, descriptor, entry, fs)
     database.read(
         partial(
@@ -204,7 +206,9 @@ def _refuse_edit(
     entry, has_identity = database.read(query)
     if adopts and entry is not None:
         try:
-            return _check_adoption(database, descriptor, entry, fs, has_identity=has_identity)
+            return _check_adoption(
+                database, descriptor, entry, fs, has_identity=has_identity, directory=directory
+            )
         except InvalidRequestError as error:
             not_adopted = f"{error.field}: {error.problem}"
     raise StoreFileChangedError(
@@ -215,6 +219,14 @@ def _refuse_edit(
         directory=directory,
         not_adopted=not_adopted,
     )
+
+
+def waits_for_data(database: Database, registry: Registry, directory: Path) -> bool:
+    """Return whether an opening with these descriptors would upgrade the data of a store. Only
+    reads; the database may have any revision. False of one whose rows cannot be read."""
+    with suppress(CorruptDatabaseError):
+        return bool(database.read(partial(_older, registry=registry, directory=directory)))
+    return False
 
 
 def check_files(

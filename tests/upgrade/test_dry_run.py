@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import KNOWN_DESCRIPTORS, Descriptor, InvalidRequestError, RuntimeStore
+from rtstore import (
+    KNOWN_DESCRIPTORS,
+    DatabaseMissingError,
+    Descriptor,
+    InvalidRequestError,
+    RuntimeStore,
+    StoreFileChangedError,
+    UnsafePathError,
+)
 from rtstore.cli.exits import ExitCode
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -29,6 +37,14 @@ LEASES_2 = [
         update={"upgrades": {1: lambda data: [data]}}
     )
 ]
+
+
+def at_zd(descriptor: Descriptor) -> Descriptor:
+    """The same store in a folder."""
+    return descriptor.model_copy(update={"relative_path": "zd/x.json"})
+
+
+BEHIND = [at_zd(item) if item.schema_name == LEASES else item for item in KNOWN_DESCRIPTORS]
 
 
 def edited(directory: Path) -> None:
@@ -208,17 +224,69 @@ def test_descriptors_with_other_stores_files_are_refused_before_an_older_databas
     assert everything(directory) == before
 
 
-def test_what_was_done_before_the_data_was_refused_is_said(tmp_path: Path) -> None:
-    """Which an edit does that nobody adopted: the database is upgraded by then."""
+@pytest.mark.parametrize("revision", breadth.params(REVISIONS[:-1], normal=REVISIONS[2:3]))
+@pytest.mark.parametrize("what", ["a file in the way", "a link in the way", "an edit"])
+def test_what_an_opening_is_refused_with_is_found_before_an_older_database_changes(
+    tmp_path: Path, revision: str, what: str
+) -> None:
+    """Neither the upgrade nor an opening has upgraded it then, or backed it up."""
+    directory, name, way = unpack(revision, tmp_path), "LEASES_2", tmp_path / "runtime" / "zd"
+    if what == "an edit":
+        edit = '{"schemaVersion": 1, "data": {"n": 77}}'
+        (directory / "opencode-host-leases.json").write_text(edit)
+    else:
+        name = "BEHIND"
+        way.write_text("in the way") if "file" in what else way.symlink_to(tmp_path)
+    before = everything(directory)
+
+    tried = run("upgrade", directory, "--descriptors", f"{__name__}:{name}", "--dry-run")
+    done = run("upgrade", directory, "--descriptors", f"{__name__}:{name}")
+    with pytest.raises((UnsafePathError, StoreFileChangedError)) as told:
+        RuntimeStore.open(directory, descriptors=globals()[name])
+
+    assert (tried.code, tried.err) == (done.code, done.err)
+    assert done.code == (4 if what == "an edit" else ExitCode.WRONG_CALL)
+    assert everything(directory) == before
+    if what == "an edit":
+        assert "nothing of it was changed" in told.value.__notes__[-1]
+        options = ["--descriptors", f"{__name__}:LEASES_2"]  # as the note says
+        assert run("upgrade", directory).code == ExitCode.READY
+        assert run("adopt", directory, LEASES).code == ExitCode.READY
+        assert run("upgrade", directory, *options).code == ExitCode.READY
+
+
+@pytest.mark.parametrize("edits", ["adopt", "ignore"])
+def test_an_opening_that_deals_with_an_edit_upgrades_an_older_database(
+    tmp_path: Path, edits: str
+) -> None:
+    """What is tried on a copy first looks at the files of the directory."""
     directory = unpack(REVISIONS[2], tmp_path)
-    (directory / "opencode-host-leases.json").write_text('{"schemaVersion": 1, "data": {"n": 77}}')
+    path = directory / "opencode-host-leases.json"
+    path.write_text('{"schemaVersion": 1, "data": {"n": 77}}')
+    moved = [at_zd(LEASES_2[0])]
+    with RuntimeStore.open(directory, descriptors=moved, foreign_edits=edits) as store:
+        assert (store.read(LEASES).data == [{"n": 77}]) is (edits == "adopt")
 
-    done = run("upgrade", directory, "--descriptors", f"{__name__}:LEASES_2")
 
-    (backup,) = directory.glob("runtime-store.backup-*")
-    assert done.code == ExitCode.RECOVERY_NEEDED
-    assert "the control database was upgraded before that" in done.err
-    assert backup.name in " ".join(done.err.split())
+def test_a_database_that_lost_its_batches_is_not_upgraded(tmp_path: Path) -> None:
+    """Its WAL did not come along: an opening is refused, and changes nothing."""
+    directory = unpack(REVISIONS[3], tmp_path)
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
+        query = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+        triggers = [f"DROP TRIGGER {name}" for (name,) in raw.execute(query)]
+    tables = ("manifest_entries", "batch_writes", "store_contents", "write_batches")
+    sql(
+        directory,
+        *triggers,
+        *(f"DELETE FROM {table}" for table in tables),
+        "UPDATE runtime_manifest SET high_watermark = 0, last_committed_batch_id = NULL, "
+        "last_preparing_batch_id = NULL, active_run_id = NULL",
+    )
+    before = everything(directory)
+    for descriptors in (None, KNOWN_DESCRIPTORS):
+        with pytest.raises(DatabaseMissingError, match="knows of no batch"):
+            RuntimeStore.open(directory, descriptors=descriptors)
+    assert everything(directory) == before
 
 
 def everything(directory: Path) -> dict[str, bytes]:

@@ -23,13 +23,13 @@ from rtstore.control.manifest import load_descriptors, load_paths, without_descr
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import RuntimeStoreError
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.create import check_files_first, moves_of
+from rtstore.maintenance.create import moves_of
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
 from rtstore.maintenance.upgrade_data import DataUpgradeReport
 from rtstore.model.data_upgrade import MovedStore, UpgradedStore
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.shell import shell_command, shell_word
-from rtstore.store import RuntimeStore, rehearse_upgrade
+from rtstore.store import RuntimeStore, refuse_opening, rehearse_upgrade
 
 
 class FullReport(UpgradeReport):
@@ -86,6 +86,7 @@ def run(
     """
     check_may_write(directory)
     known = read_descriptors(descriptors)
+    refuse = partial(refuse_opening, registry=known, fs=FileSystem())
     found: dict[str, Any] = {}
 
     def rehearse(database: Database) -> None:
@@ -104,7 +105,7 @@ def run(
             descriptors=known,
             progress=None if bar is None else partial(bar, "database"),
             tried=None if known is None else rehearse,
-            check_first=None if known is None else partial(check_files_first, wanted=known),
+            check_first=None if known is None else refuse,
         )
         if known is not None and not dry_run:
             with _saying_what_was_done(report):
