@@ -7,6 +7,7 @@ with any batch. A file of a newer version refuses this batch, as it refuses any 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from functools import partial
@@ -110,7 +111,10 @@ def adopts_edit(
 
     def query(connection: Connection) -> tuple[ManifestEntry | None, bool, str | None]:
         entry = manifest.load_entries(connection, [name]).get(name)
+        before = manifest.file_of(connection, name)
         moved_from = manifest.moved_to(connection, descriptor, entry)
+        if before is not None and os.path.lexists(store_path(directory, before)):
+            moved_from = before  # also where it gets the file back that it had before that one
         return entry, last_identity(connection) is not None, moved_from
 
     entry, has_identity, moved_from = database.read(query)

@@ -664,19 +664,27 @@ class Recovery:
     def _moved(self, plan: RecoveryPlan) -> set[str]:
         """Return the stores of an opening whose file is there, though it was not theirs before; of
         those with what is committed in it, the ones that an edit comes to."""
-        names = {
+        return {
             item.schema_name
             for item in plan.actions
-            if item.reason in _UNEXPLAINED
-            or (item.kind is ActionKind.NONE and item.schema_name in self.files_before)
+            if (item.reason in _UNEXPLAINED and self._was_elsewhere(item.schema_name))
+            or (item.kind is ActionKind.NONE and self._has_edit_to_come(item.schema_name))
         }
-        return {name for name in names if self._moved_from(self._registry.get(name)) is not None}
+
+    def _was_elsewhere(self, name: str) -> bool:
+        return self._moved_from(self._registry.get(name)) is not None
+
+    def _has_edit_to_come(self, name: str) -> bool:
+        if name not in self.files_before:
+            return False
+        return self.edit_to_come(self._registry.get(name)) is not None
 
     def _moved_from(self, descriptor: Descriptor) -> str | None:
         """Return the file that a store had until this opening, which gives it another; or None.
 
-        A store that gets the file back in which it was written last had none, unless somebody
-        edited the one in between: until then, both are as committed."""
+        A store that gets the file back in which it was written last had the one in between, if that
+        is there: then nothing was ever written to it. Where it is not, the store never left, unless
+        somebody refused the edit that the file has."""
         name = descriptor.schema_name
 
         def query(connection: Connection) -> tuple[ManifestEntry | None, str | None]:
@@ -687,8 +695,19 @@ class Recovery:
         before = self.files_before.get(name)
         if moved_from is not None or entry is None or before is None:
             return moved_from
-        former = self._look_at_former(descriptor, entry, before)
-        return None if former.edit is None else before
+        return before if self._left_for(before, descriptor, entry) else None
+
+    def _left_for(self, before: str, descriptor: Descriptor, entry: ManifestEntry) -> bool:
+        """Return whether a store that gets a file back had left it for the file `before`."""
+        between = StoreFile(descriptor.schema_name, ANY_VERSION, before)
+        here = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
+        with suppress_system_error(RuntimeStoreError):
+            if self._publisher.found_hash(between) is not None:
+                return True
+        with suppress_system_error(RuntimeStoreError):
+            edit = self._publisher.quarantine.foreign_content(here, entry, trust_stamp=False)
+            return edit is not None and self._is_refused(here, edit)
+        return False
 
     def _is_taken(self, descriptor: Descriptor) -> bool:
         """Return whether the file of a descriptor is that of another store, by its entry."""

@@ -278,6 +278,54 @@ def test_an_edit_comes_back_to_an_earlier_file(
     assert new.read_bytes() == edited
 
 
+@pytest.mark.parametrize(
+    "between", breadth.params(["as committed", "gone", "a link"], normal=["as committed", "gone"])
+)
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+@pytest.mark.parametrize("what", ["as it was", "upgraded"])
+@pytest.mark.parametrize("when", ["refused before", "made later"])
+def test_what_is_at_an_earlier_file_is_no_edit_any_more(
+    directory: Path, when: str, what: str, foreign_edits: ForeignEdits, between: str
+) -> None:
+    """Once the store has left, an edit there that was refused stays so, and no other is one."""
+    old, new = directory / "a.json", directory / "new.json"
+    edited = old.read_bytes().replace(b"of a", b"edited")
+    if when == "refused before":
+        old.write_bytes(edited)
+    with RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]) as store:
+        store.recover(store.plan_recovery())
+        assert store.check_readiness().ok
+        assert data_in(new) == "of a"
+    old.write_bytes(edited)
+    if between != "as committed":
+        new.unlink()
+    if between == "a link":
+        new.symlink_to("b.json")
+    wanted = BACK[what](A)
+    if when == "made later" and between != "as committed":  # it may never have left
+        if wanted.schema_version > 1 and foreign_edits is ForeignEdits.RAISE:
+            assert "a.json was changed by somebody else" in refuse(directory, wanted, B)
+        return
+    rehearse(directory, wanted, B)
+    with RuntimeStore.open(
+        directory, descriptors=[wanted, B], foreign_edits=foreign_edits
+    ) as store:
+        assert store.check_readiness().ok
+        assert store.read(A.schema_name).data == (["of a"] if what == "upgraded" else "of a")
+        kept = [(directory / it.quarantine_path).read_bytes() for it in store.quarantined_files()]
+        assert edited in kept
+
+
+def test_a_refused_edit_takes_the_place_of_no_data_that_cannot_be_upgraded(directory: Path) -> None:
+    """It is no edit of the store, so nothing is adopted, and nothing moved."""
+    (directory / "a.json").write_text(json.dumps({"schemaVersion": 1, "data": "edited"}))
+    with RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]) as store:
+        store.recover(store.plan_recovery())
+    steps = {1: lambda data: {"edited": [data]}[data]}
+    wanted = at(A, "a.json", schema_version=2, upgrades=steps)
+    assert "KeyError" in refuse(directory, wanted, B, foreign_edits="adopt")
+
+
 def test_a_store_comes_back_without_an_edit(directory: Path) -> None:
     """Nothing is to be done, and no recovery is recorded."""
     RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]).close()
