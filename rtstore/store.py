@@ -234,8 +234,9 @@ class RuntimeStore:
             team_name: the team whose state it is. Required to create a store; checked against an
                 existing one.
             descriptors: the stores of this runtime. The database remembers them. One whose file
-                is another store's is refused, until that is written elsewhere or deleted. Default:
-                those remembered, or the known stores of an OpenCode team.
+                is another store's, or in its place as a folder, is refused, until that is written
+                elsewhere or deleted; so is a path of another runtime directory, such as a lane.
+                Default: those remembered, or the known stores of an OpenCode team.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
             retention: how much history stays in the database, which remembers it for every

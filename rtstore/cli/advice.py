@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
-from rtstore.files.paths import replace_link_command
+from rtstore.files.paths import move_aside_command, replace_link_command
 from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
 from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.descriptors import LAUNCH_STATE
@@ -50,7 +50,8 @@ def next_steps(
     check: ReadinessCheck,
     *,
     high_watermark: int,
-    committed: Collection[str],
+    committed: Mapping[str, str],
+    paths: Mapping[str, str] = {},
     rebuild: NextStep | None = None,
     obstacles: Sequence[Obstacle] = (),
     hindrances: Sequence[Hindrance] = (),
@@ -69,8 +70,9 @@ def next_steps(
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
     What would end as it did before is not advised again: where an obstacle is in the way of a
-    store, that goes first, and by whoever can. `committed` names the stores for which something is
-    committed. `details` says what was found in a file, by store.
+    store, that goes first, and by whoever can. `committed` has the stores for which something is
+    committed, each with the file that it was written to; `paths` the files that stores have now.
+    `details` says what was found in a file, by store.
     `newer_files` say that they were written after the last batch that the database knows.
     `rebuild` is the advice for files that a database without any batch knows nothing of.
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
@@ -104,7 +106,14 @@ def next_steps(
             not_adoptable=not_adoptable or {},
             launched_run=launched_run if knows_run else None,
         ),
-        *_recover(directory, free, high_watermark, committed, gives_up=newer_batches is not None),
+        *_recover(
+            directory,
+            free,
+            high_watermark,
+            committed,
+            elsewhere=[name for name, path in paths.items() if committed.get(name, path) != path],
+            gives_up=newer_batches is not None,
+        ),
     ]
     if newer_batches is not None:
         steps = _of_the_old_program(directory, newer_batches, steps)
@@ -154,6 +163,7 @@ def _recover(
     high_watermark: int,
     committed: Collection[str],
     *,
+    elsewhere: Collection[str],
     gives_up: bool,
 ) -> list[NextStep]:
     """Return the recovery, where it changes something. Where nothing was ever committed, only an
@@ -174,7 +184,18 @@ def _recover(
         )
     actions = [action for action in actions if action.reason != ENTRY_MISSING]
     known = [action for action in actions if action.schema_name in committed]
-    restored = _names(known, ActionKind.RESTORE_COMMITTED)
+    moving = [
+        action
+        for action in known
+        if action.schema_name in elsewhere and action.reason == InspectionState.MISSING
+    ]
+    written = _names(moving, ActionKind.RESTORE_COMMITTED)
+    if written:
+        parts.append(
+            f"writes {written} to the file that it has now: an edit of the former one, if there is "
+            "one, which is decided upon then, or else what is committed"
+        )
+    restored = _names([it for it in known if it not in moving], ActionKind.RESTORE_COMMITTED)
     if restored:
         parts.append(f"puts the committed content of {restored} back")
     others = [action for action in actions if action.schema_name not in committed]
@@ -281,6 +302,16 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
             why = f"{name} is, or is behind, a symbolic link that leads nowhere: this removes it"
             return [
                 NextStep(command=f"rm {path}", why=f"{why}; {again} puts back what is committed")
+            ]
+        case ObstacleKind.NO_FOLDER | ObstacleKind.RUNTIME_DIRECTORY:
+            what = f"in place of a folder of {name}"
+            if obstacle.kind is ObstacleKind.RUNTIME_DIRECTORY:
+                what = f"in place of {name}, and is another runtime directory, or holds one"
+            return [
+                NextStep(
+                    command=move_aside_command(obstacle.path),
+                    why=f"{path} is {what}: this moves it away. Then: {again}",
+                )
             ]
         case ObstacleKind.OWNER if obstacle.way is not None:
             why = f"{path} belongs to somebody else, and this user cannot change it: this "

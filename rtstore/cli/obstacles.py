@@ -11,8 +11,9 @@ from pathlib import Path
 from rtstore.control import recovery_log
 from rtstore.control.sqlite.engine import Database
 from rtstore.files.owners import closed_by_mode, is_others, not_changeable, owner, this_user
-from rtstore.files.paths import end_of_link
+from rtstore.files.paths import end_of_link, runtime_directory_at
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.system import FileSystem
 from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import ActionKind, Record, RecoveryAction, Suggestion
 
@@ -24,6 +25,10 @@ class ObstacleKind(StrEnum):
     OWNER = "owner"
     MODE = "mode"
     """Its own permission bits keep its owner out."""
+    NO_FOLDER = "no folder"
+    """Something else is in place of a folder that it needs."""
+    RUNTIME_DIRECTORY = "runtime directory"
+    """A folder is in place of the file, and is another runtime directory, or holds one."""
     FAILED = "failed"
     """Not known, but the last recovery failed at it."""
 
@@ -88,6 +93,9 @@ def _of(
         )
     if action.kind is ActionKind.BLOCK_READINESS:
         return None
+    there = _out_of_place(directory, relative_path)
+    if there is not None:
+        return Obstacle(kind=there[0], schema_name=name, path=there[1], store_path=path)
     parts = relative_path.split("/")
     way = [".", QUARANTINE_DIRECTORY, *("/".join(parts[: end + 1]) for end in range(len(parts)))]
     for blocked in not_changeable(directory, way):
@@ -127,4 +135,16 @@ def _link_on_the_way(directory: Path, relative_path: str) -> Path | None:
                 return path
         except OSError:
             return None
+    return None
+
+
+def _out_of_place(directory: Path, relative_path: str) -> tuple[ObstacleKind, Path] | None:
+    """Return what has a name that the file of a store, or a folder of it, must have."""
+    path = directory
+    for part in relative_path.split("/")[:-1]:
+        path = path / part
+        if path.exists() and not path.is_dir():
+            return ObstacleKind.NO_FOLDER, path
+    if runtime_directory_at(directory, relative_path, FileSystem()) is not None:
+        return ObstacleKind.RUNTIME_DIRECTORY, directory / relative_path
     return None

@@ -64,6 +64,7 @@ from rtstore.model.records import (
     BatchReason,
     Criticality,
     Hindrance,
+    HindranceKind,
     Inspection,
     InspectionState,
     LoggedBatch,
@@ -232,12 +233,13 @@ class Look:
             plan,
             check,
             high_watermark=self.manifest.high_watermark,
-            committed=[entry.schema_name for entry in self.manifest.entries],
+            committed=self.manifest.paths,
+            paths=_paths(self.lines),
             rebuild=_rebuild(store, rows.head) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory,
                 plan.actions,
-                {line.schema_name: line.relative_path for line in self.lines},
+                _paths(self.lines, but_not=hindered),
                 store.database,
             ),
             hindrances=hindered,
@@ -281,6 +283,12 @@ class Look:
             return steps
         full = no_room(self.directory)
         return steps if full is None else (NextStep(command=None, why=full.way.why), *steps)
+
+
+def _paths(lines: Iterable[StoreLine], but_not: Iterable[Hindrance] = ()) -> dict[str, str]:
+    """Return the path of each store, but of those whose path another store's file takes."""
+    taken = {item.schema_name for item in but_not if item.kind is HindranceKind.TAKEN}
+    return {item.schema_name: item.relative_path for item in lines if item.schema_name not in taken}
 
 
 def _registering(look: Look) -> NextStep:

@@ -26,7 +26,7 @@ from rtstore.errors import (
     InvalidRequestError,
     WrongTeamError,
 )
-from rtstore.model.descriptors import taken_file
+from rtstore.model.descriptors import TakenBy, taken_file
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -330,12 +330,13 @@ def check_paths(
         name, path = descriptor.schema_name, descriptor.relative_path
         committed = files.get(name)
         owner = owners.get(path) or here.setdefault(path, name)
-        if owner == name and (committed is None or committed.relative_path != path):
-            owner = (
-                database.read_on_writer(partial(manifest.path_owner, relative_path=path)) or name
+        taken = None if owner == name else TakenBy(owner, path)
+        if taken is None and (committed is None or committed.relative_path != path):
+            taken = database.read_on_writer(
+                partial(manifest.path_taken_by, schema_name=name, relative_path=path)
             )
-        if owner != name:
-            raise InvalidRequestError("relative_path", taken_file(name, path, owner), store=name)
+        if taken is not None:
+            raise InvalidRequestError("relative_path", taken_file(name, path, taken), store=name)
 
 
 def check_moved(draft: Draft, files: Mapping[str, CommittedFile], database: Database) -> None:

@@ -17,10 +17,16 @@ from sqlalchemy import Connection
 from rtstore.commit.reporting import EventDispatcher
 from rtstore.control import batches, contents, recovery_log
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import NewerStoreFileError, StorageError
+from rtstore.errors import NewerStoreFileError, StorageError, UnsafePathError
 from rtstore.files import quarantine
 from rtstore.files.owners import explained
-from rtstore.files.paths import check_directory, check_target, store_path
+from rtstore.files.paths import (
+    check_directory,
+    check_target,
+    move_aside_command,
+    runtime_directory_at,
+    store_path,
+)
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
@@ -114,7 +120,8 @@ class QuarantineKeeper:
         Return its record, or None. For a recovery: always compare by hash, and write the row now.
 
         Anything but a regular file (a directory, a link) is moved to quarantine as it is. Raises
-        as `foreign_content` and `keep_copy` do.
+        as `foreign_content` and `keep_copy` do, and `UnsafePathError` for a runtime directory, or
+        what holds one.
         """
         self._database.assert_locked()
         try:
@@ -135,6 +142,19 @@ class QuarantineKeeper:
             recovery_log.record_quarantined(connection, [kept])
         self._events.quarantined(kept)
         return kept
+
+    def would_keep(self, file: StoreFile, entry: ManifestEntry | None) -> bool:
+        """Return whether `keep` would put something into quarantine. Changes nothing. Raises as
+        `keep` does."""
+        path = store_path(self._directory, file.relative_path)
+        try:
+            is_regular = stat.S_ISREG(self._fs.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not is_regular:
+            self._refuse_to_move(file)
+            return True
+        return self.foreign_content(file, entry, trust_stamp=False) is not None
 
     def foreign_content(
         self, file: StoreFile, entry: CommittedFile | None, *, trust_stamp: bool
@@ -271,10 +291,7 @@ class QuarantineKeeper:
             return None
         if stat.S_ISREG(found.st_mode):
             return None
-        quarantine.check_folder(self._directory, self._fs)
-        if "/" in file.relative_path:  # every parent must be a real directory
-            parent = file.relative_path.rpartition("/")[0]
-            check_directory(self._directory, parent, file.schema_name, self._fs)
+        self._refuse_to_move(file)
         moved = QuarantinedFile(
             quarantine_number=0,
             schema_name=file.schema_name,
@@ -292,6 +309,21 @@ class QuarantineKeeper:
             recovery_log.record_quarantined(connection, [moved])
         quarantine.move_aside(self._directory, file.relative_path, moved.quarantine_path, self._fs)
         return moved
+
+    def _refuse_to_move(self, file: StoreFile) -> None:
+        """Raise where what is in place of a file must not be moved into quarantine, or cannot."""
+        other = runtime_directory_at(self._directory, file.relative_path, self._fs)
+        if other is not None:
+            path = store_path(self._directory, file.relative_path)
+            problem = (
+                f"{other}, which is left as it is. Give the store another relative_path, or move "
+                f"that away ({move_aside_command(path)})"
+            )
+            raise UnsafePathError(file.relative_path, problem, store=file.schema_name)
+        quarantine.check_folder(self._directory, self._fs)
+        if "/" in file.relative_path:  # every parent must be a real directory
+            parent = file.relative_path.rpartition("/")[0]
+            check_directory(self._directory, parent, file.schema_name, self._fs)
 
 
 def _refuse_newer(file: StoreFile, path: Path, found: bytes, entry: CommittedFile | None) -> None:

@@ -37,7 +37,7 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import Row, Statement, database_of, swallowed
 from rtstore.errors import CorruptDatabaseError, StoreFileChangedError
 from rtstore.files.paths import store_path
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, TakenBy, folders_above
 from rtstore.model.records import (
     BatchState,
     CommittedFile,
@@ -210,10 +210,17 @@ def without_descriptor(
     return {name: path for name, path in paths.items() if name not in named}
 
 
-def path_owner(connection: Connection, relative_path: str) -> str | None:
-    """Return the store whose entry has this file, or None."""
-    owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
-    return None if owner is None else str(owner)
+def path_taken_by(connection: Connection, schema_name: str, relative_path: str) -> TakenBy | None:
+    """Return the other store, by its entry, whose file keeps a store from having a path; or None.
+    See `rtstore.model.descriptors.TakenFiles`."""
+    for path in (relative_path, *folders_above(relative_path)):
+        owner = _SELECT_PATH_OWNER.scalar(connection, path=path)
+        if owner not in (None, schema_name):
+            return TakenBy(str(owner), path)
+    # The folder's files are those between "folder/" and "folder0", as "0" comes after "/".
+    inside = {"low": f"{relative_path}/", "high": f"{relative_path}0"}
+    row = _SELECT_IN_FOLDER.first(connection, schema_name=schema_name, **inside)
+    return None if row is None else TakenBy(row["schema_name"], row["relative_path"])
 
 
 def mark_preparing(connection: Connection, batch_id: str | None) -> None:
@@ -514,6 +521,15 @@ _SELECT_PATH_OWNER = Statement(
     select(manifest_entries.c.schema_name).where(
         manifest_entries.c.relative_path == bindparam("path")
     )
+)
+_SELECT_IN_FOLDER = Statement(
+    select(manifest_entries.c.schema_name, manifest_entries.c.relative_path)
+    .where(
+        manifest_entries.c.relative_path > bindparam("low"),
+        manifest_entries.c.relative_path < bindparam("high"),
+        manifest_entries.c.schema_name != bindparam("schema_name"),
+    )
+    .limit(1)
 )
 _REMEMBERED_PATHS = Statement(
     select(store_descriptors.c.schema_name, store_descriptors.c.relative_path)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
-from rtstore.foreign import system_error
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.descriptors import relative_path_problem
 from rtstore.shell import shell_command, shell_word
 
+_DATABASE_NAME = "runtime-store.sqlite3"
 PATHS_KEPT = 1 << 16
 """The most paths that are remembered. A batch asks for that of each store a few times; with fewer
 than a runtime has stores, each would be checked and made again each time."""
@@ -70,6 +71,40 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
             problem = f"is not a directory ({path}). Move it away ({move_aside_command(path)})"
             raise UnsafePathError(parent, problem, store=store)
     return path
+
+
+def runtime_directory_at(directory: Path, relative_path: str, fs: FileSystem) -> str | None:
+    """Return in words which other runtime directory a store's path is, holds, or is in, as one of
+    `lanes/` may be; None without one. What cannot be looked into is none. Reads only."""
+    path = store_path(directory, relative_path)
+    for folder in [*path.parents][: relative_path.count("/")]:
+        if _mode(folder / _DATABASE_NAME, fs) is not None:
+            return f"is in another runtime directory ({folder})"
+    inner = _runtime_directory_below(path, fs)
+    if inner is None:
+        return None
+    what = "is another runtime directory" if inner == path else "holds another runtime directory"
+    return f"{what} ({inner})"
+
+
+def _runtime_directory_below(folder: Path, fs: FileSystem) -> Path | None:
+    """Return a folder with a database: this one, or the first below it. Follow no link."""
+    if not stat.S_ISDIR(_mode(folder, fs) or 0):
+        return None
+    if _mode(folder / _DATABASE_NAME, fs) is not None:
+        return folder
+    with suppress_system_error():
+        for name in sorted(fs.list_directory(folder)):
+            found = _runtime_directory_below(folder / name, fs)
+            if found is not None:
+                return found
+    return None
+
+
+def _mode(path: Path, fs: FileSystem) -> int | None:
+    with suppress_system_error():
+        return fs.lstat(path).st_mode
+    return None
 
 
 def end_of_link(link: Path, *, is_folder: bool) -> Path | None:

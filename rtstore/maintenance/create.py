@@ -31,7 +31,7 @@ from rtstore.errors import (
 )
 from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
-from rtstore.files.paths import check_directory
+from rtstore.files.paths import check_directory, runtime_directory_at
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
@@ -44,7 +44,13 @@ from rtstore.maintenance.hints import (
 )
 from rtstore.model.arguments import check_new_id, time_of
 from rtstore.model.data_upgrade import MovedStore
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry, taken_file
+from rtstore.model.descriptors import (
+    KNOWN_DESCRIPTORS,
+    Descriptor,
+    Registry,
+    TakenFiles,
+    taken_file,
+)
 from rtstore.model.times import Clock
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
@@ -336,14 +342,15 @@ def refuse_files(
     connection: Connection, wanted: Iterable[Descriptor], directory: Path, fs: FileSystem
 ) -> dict[str, str]:
     """Raise where stores cannot have the files of the descriptors that are wanted: as
-    `refuse_taken_files` and `refuse_closed_folders`. Return the file of each committed store: see
-    `paths_of_stores`."""
+    `refuse_taken_files`, `refuse_closed_folders` and `refuse_runtime_directories`. Return the file
+    of each committed store: see `paths_of_stores`."""
     committed = refuse_taken_files(connection, wanted, directory)
-    if any(committed.get(item.schema_name, item.relative_path) != item.relative_path
-           for item in wanted):  # fmt: skip
+    paths = {item.schema_name: item.relative_path for item in wanted}
+    if any(committed.get(name) != path for name, path in paths.items()):
         moved = manifest.moved_stores(connection, wanted, committed)
         there = {name: path for name, path in moved.items() if name in committed}
         refuse_closed_folders(there, wanted, directory, fs)
+        refuse_runtime_directories({name: paths[name] for name in moved}, moved, directory, fs)
     return committed
 
 
@@ -368,12 +375,30 @@ def refuse_closed_folders(
             raise UnsafePathError(error.path, problem, store=name) from error
 
 
+def refuse_runtime_directories(
+    wanted: Mapping[str, str], moved: Mapping[str, str], directory: Path, fs: FileSystem
+) -> None:
+    """Raise `UnsafePathError` for a store that is given a path which is a runtime directory, as a
+    lane is, or holds one, or is in one: nothing of that is this directory's. `wanted` are the paths
+    of the stores that are given another file, `moved` those which they have."""
+    for name, path in wanted.items():
+        with suppress_system_error():
+            found = runtime_directory_at(directory, path, fs)
+            if found is not None:
+                problem = (
+                    f"{found}. {name} is in {moved[name]}: nothing was moved. Give {name} another "
+                    "relative_path"
+                )
+                raise UnsafePathError(path, problem, store=name)
+
+
 def refuse_taken_files(
     connection: Connection, wanted: Iterable[Descriptor], directory: Path
 ) -> dict[str, str]:
     """Raise `InvalidRequestError` for a descriptor whose file is that of another store, by its
-    entry or by an open batch: that store has to give the file up first, or each write is refused.
-    Return the file of each committed store: see `paths_of_stores`."""
+    entry or by an open batch, or is a folder with that in it, or needs that as a folder: the other
+    store has to give its file up first, or each write is refused. Return the file of each committed
+    store: see `paths_of_stores`."""
     open_batches = [item for item in batches.load_open(connection) if item.has_contents]
     committed = paths_of_stores(connection, directory)
     paths = dict(committed)
@@ -381,12 +406,12 @@ def refuse_taken_files(
         paths |= {write.schema_name: write.relative_path for write in logged.writes}
         for deletion in logged.deletions:
             paths.pop(deletion.schema_name, None)
-    owners = {path: name for name, path in paths.items()}
+    taken = TakenFiles(paths)
     for descriptor in wanted:
         name, path = descriptor.schema_name, descriptor.relative_path
-        owner = owners.get(path, name)
-        if owner != name:
-            raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
+        by = taken.by(name, path)
+        if by is not None:
+            raise InvalidRequestError("descriptors", taken_file(name, path, by), store=name)
     return committed
 
 

@@ -27,6 +27,7 @@ from rtstore.files.owners import (
 from rtstore.files.paths import move_aside_command, store_path
 from rtstore.foreign import system_error
 from rtstore.maintenance.suggestions import owning_way
+from rtstore.model.descriptors import TakenFiles
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import rtstore_at, shell_word
 
@@ -185,20 +186,15 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
 
 def _taken(stores: Mapping[str, str], committed: Mapping[str, str]) -> Iterator[Hindrance]:
     """Opening refuses such descriptors; but another process may have written a store since."""
-    owners = {path: name for name, path in committed.items()}
+    taken = TakenFiles(committed)
     for name, path in stores.items():
-        owner = owners.get(path, name)
-        if owner != name:
+        by = taken.by(name, path)
+        if by is not None:
             yield Hindrance(
                 kind=HindranceKind.TAKEN,
                 schema_name=name,
-                problem=f"{name} cannot be written: the file {path} is that of store {owner}",
-                way=Suggestion(
-                    command=None,
-                    why=f"the runtime must give {name} another relative_path, or open the "
-                    f"directory without {name} first, and write {owner} to another file or "
-                    "delete it",
-                ),
+                problem=f"{name} cannot be written: {by.problem(path)}",
+                way=Suggestion(command=None, why=f"the runtime must {by.way(name)}"),
             )
 
 

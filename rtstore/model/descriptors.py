@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -257,12 +257,62 @@ def _refuse_another(given: Descriptor, registered: Descriptor) -> None:
             raise InvalidRequestError("store", problem, store=given.schema_name)
 
 
-def taken_file(name: str, path: str, owner: str) -> str:
+class TakenBy(NamedTuple):
+    """A store whose file keeps another store from having a path."""
+
+    owner: str
+    path: str
+    """The file itself, one in the folder that the path would replace, or one that would have to be
+    a folder for it."""
+
+    def problem(self, path: str) -> str:
+        """Return in words why no other store can have the path."""
+        how = ""
+        if path.startswith(f"{self.path}/"):
+            how = f", which {path} needs as a folder,"
+        elif path != self.path:
+            how = f", for which {path} is a folder,"
+        return f"the file {self.path}{how} is that of store {self.owner}"
+
+    def way(self, name: str) -> str:
+        """Return what lets the store of that name have the path, in words. It does not lead from
+        one to the other where two stores swap files."""
+        return (
+            f"give {name} another relative_path, or first open the directory without {name}, with "
+            f"a file for {self.owner} that is no store's, and write {self.owner} there or delete it"
+        )
+
+
+class TakenFiles:
+    """Which files are those of stores, and which folders those are in."""
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        """Take the file of each store, by the store's name."""
+        self._paths = paths
+        self._owners = {path: name for name, path in paths.items()}
+        self._folders = {folder for path in paths.values() for folder in folders_above(path)}
+
+    def by(self, name: str, path: str) -> TakenBy | None:
+        """Return why a store cannot have a path, or None when it can."""
+        if self._owners.get(path) == name:
+            return None
+        for there in (path, *folders_above(path)):
+            owner = self._owners.get(there, name)
+            if owner != name:
+                return TakenBy(owner, there)
+        if path in self._folders:
+            for owner, there in self._paths.items():
+                if owner != name and there.startswith(f"{path}/"):
+                    return TakenBy(owner, there)
+        return None
+
+
+def taken_file(name: str, path: str, taken: TakenBy) -> str:
     """Return, in words, why a store cannot have a file that is another store's, and the way out."""
+    owner = taken.owner
     return (
-        f"the file {path} is that of store {owner}, until {owner} is written to another file or "
-        f"deleted: give {name} another relative_path, or open the directory without {name} first, "
-        "and do that"
+        f"{taken.problem(path)}, until {owner} is written to another file or deleted: "
+        f"{taken.way(name)}"
     )
 
 
@@ -298,7 +348,7 @@ class Registry:
             if path in owner_of:
                 problem = f"has the same file as {owner_of[path]}"
                 raise InvalidRequestError("descriptors", problem, store=name)
-            needed = _directories(path)
+            needed = folders_above(path)
             other = next(filter(None, map(owner_of.get, needed)), user_of.get(path))
             if other is not None:
                 problem = f"needs as a directory what {other} has as its file, or the reverse"
@@ -334,8 +384,8 @@ class Registry:
         return isinstance(name, str) and name in self._by_name
 
 
-def _directories(path: str) -> list[str]:
-    """Return the directories that a relative path needs."""
+def folders_above(path: str) -> list[str]:
+    """Return the directories that a relative path needs, the outermost first."""
     parts = path.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import lost_beside_files, lost_entries, make_again
+from rtstore.control.lost_entries import last_entry, lost_beside_files, lost_entries, make_again
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -45,7 +45,7 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
-from rtstore.files.paths import check_directory, store_path
+from rtstore.files.paths import check_directory, runtime_directory_at, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
@@ -67,6 +67,13 @@ from rtstore.model.records import (
 )
 from rtstore.model.times import Clock
 from rtstore.recovery.gather import RecoveryPlanner
+from rtstore.recovery.intentions import (
+    STOP_AT_DIRECTORY,
+    STOP_CLOSED,
+    STOPPING,
+    Found,
+    intended,
+)
 from rtstore.recovery.rebuilders import REBUILD_KINDS, Rebuilding
 
 logger = logging.getLogger("rtstore.recovery")
@@ -89,67 +96,8 @@ _LINK = (
 )
 
 
-_REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
-_INTENTIONS = {
-    ActionKind.ROLL_FORWARD: "finish the batch from the log: the file gets what the batch writes",
-    ActionKind.RESTORE_COMMITTED: (
-        "put back what is committed; what the file holds is in the database"
-    ),
-    ActionKind.QUARANTINE: "move the file into quarantine, and put back what is committed",
-    ActionKind.BLOCK_READINESS: "leave the file as it is, to a person or the runtime",
-}
-_INTENTIONS_FOR: dict[tuple[ActionKind, str | None], str] = {
-    (ActionKind.RESTORE_COMMITTED, InspectionState.MISSING): (
-        "write the file again, with what is committed"
-    ),
-    (ActionKind.RESTORE_COMMITTED, InspectionState.QUARANTINED): (
-        "keep the damaged file in quarantine, unless the database has what it holds, and put back "
-        "what is committed"
-    ),
-}
-_INTENTIONS_WITHOUT_CONTENT = {
-    ActionKind.RESTORE_COMMITTED: (
-        "remove the file: nothing is committed, and a batch wrote what it holds"
-    ),
-    ActionKind.QUARANTINE: "move the file into quarantine; there is nothing to put back",
-}
-
-
-_STOP = "stop at the file, which cannot be read: nobody knows whether it is what is committed"
-_STOPPING = (ActionKind.RESTORE_COMMITTED, ActionKind.QUARANTINE)
-"""The actions that read a file before they replace it, and leave it if that fails."""
-_WRITING = frozenset({*_STOPPING, *REBUILD_KINDS})
+_WRITING = frozenset({*STOPPING, *REBUILD_KINDS})
 """The actions that write the file of their descriptor; another goes by the log."""
-
-
-def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
-    """Return what would become of a file, in words."""
-    kind, reason = action.kind, action.reason
-    if kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
-        return "close the batch, which was imported unfinished, as failed; no file is touched"
-    if reason == CONTENT_MISSING:
-        return "take the lost content from the file into the database; the file stays as it is"
-    if reason == ENTRY_MISSING:
-        return "make its entry in the manifest again, as the batch that wrote it last left it"
-    if kind is ActionKind.QUARANTINE and reason == InspectionState.MISSING:
-        return "do nothing: there is no file, and nothing to put back"
-    if kind in _INTENTIONS_WITHOUT_CONTENT and action.schema_name not in in_database:
-        return _INTENTIONS_WITHOUT_CONTENT[kind]
-    return _INTENTIONS_FOR.get((kind, reason)) or _INTENTIONS.get(kind, _REBUILD)
-
-
-def _intended(
-    action: RecoveryAction, in_database: Collection[str], *, is_closed: bool
-) -> RecoveryStep:
-    """Return the step of a dry run. `in_database` are the stores whose committed content is there
-    to be put back. `is_closed`: the file cannot be read."""
-    intention = _STOP if is_closed else _intention(action, in_database)
-    return RecoveryStep(
-        action=action,
-        outcome=ActionOutcome.SKIPPED,
-        detail=f"dry run: would {intention}",
-        intention=intention,
-    )
 
 
 class _FormerFile(NamedTuple):
@@ -267,7 +215,7 @@ class Recovery:
         with self._lock.hold():
             self._check_fits(plan, team_name)
             self._refuse_moved(
-                item for item in actions if item.kind in _STOPPING or rebuilding.concerns(item)
+                item for item in actions if item.kind in STOPPING or rebuilding.concerns(item)
             )
             if not actions:
                 self._sweep()
@@ -304,7 +252,7 @@ class Recovery:
             self._refuse_moved(item for item in plan.actions if item.kind in _WRITING)
         in_database = self._database.read(partial(contents.stores_with_content, verify=True))
         steps = tuple(
-            _intended(action, in_database, is_closed=self._stops_at(action))
+            intended(action, in_database, self._foresee(action))
             for action in plan.actions
             if action.kind is not ActionKind.NONE
         )
@@ -474,19 +422,38 @@ class Recovery:
         return waiting - {action.schema_name for action in self._safe(plan)}
 
     def making_way(self, plan: RecoveryPlan) -> tuple[str, ...]:
-        """Return the files that an opening would move to quarantine: those at the new paths of
-        stores whose bytes the database does not have."""
-        found = []
+        """Return the files that an opening would move to quarantine: those in place of stores'
+        files whose bytes the database does not have, and what is no file."""
+        found: dict[str, None] = {}
         for action in self._safe(plan):
-            if action.kind is ActionKind.QUARANTINE:
-                descriptor = self._registry.get(action.schema_name)
-                _, entry = self._look(descriptor)
-                file = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
+            if action.schema_name in self._registry:
                 with suppress_system_error(RuntimeStoreError):
-                    keeper = self._publisher.quarantine
-                    if keeper.foreign_content(file, entry, trust_stamp=False) is not None:
-                        found.append(descriptor.relative_path)
+                    if self._makes_way(action):
+                        found[self._registry.get(action.schema_name).relative_path] = None
         return tuple(found)
+
+    def _makes_way(self, action: RecoveryAction) -> bool:
+        """Return whether something goes to quarantine with an action, or, where it only lets the
+        file be put back (`_restore_now`), after it."""
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        file, is_restored = StoreFile.of(descriptor), action.kind is ActionKind.RESTORE_COMMITTED
+        if self._is_taken(descriptor) or action.reason == CONTENT_MISSING:
+            return False
+        if _lets_restore(action):
+            if not self._was_elsewhere(descriptor.schema_name):
+                return False
+            if entry is None:
+                entry = self._database.read(partial(last_entry, schema_name=action.schema_name))
+        else:
+            edited = self._former_file(inspection, descriptor, entry).edit
+            if is_restored and edited is None and self._why_not_to_restore(file, entry):
+                return False
+            if edited is not None and content_hash(edited) == inspection.content_hash:
+                return False
+        if not is_restored or _lets_restore(action):
+            file = file._replace(schema_version=ANY_VERSION)
+        return self._publisher.quarantine.would_keep(file, entry)
 
     def edit_to_come(self, descriptor: Descriptor) -> tuple[str, bytes] | None:
         """Return the former file of a store and its bytes, if it has an edit that an opening would
@@ -667,7 +634,7 @@ class Recovery:
         return {
             item.schema_name
             for item in plan.actions
-            if (item.reason in _UNEXPLAINED and self._was_elsewhere(item.schema_name))
+            if (_is_foreign(item) and self._was_elsewhere(item.schema_name))
             or (item.kind is ActionKind.NONE and self._has_edit_to_come(item.schema_name))
         }
 
@@ -710,18 +677,23 @@ class Recovery:
         return False
 
     def _is_taken(self, descriptor: Descriptor) -> bool:
-        """Return whether the file of a descriptor is that of another store, by its entry."""
-        owner = self._database.read(
-            partial(manifest.path_owner, relative_path=descriptor.relative_path)
-        )
-        return owner not in (None, descriptor.schema_name)
+        """Return whether the file of another store, by its entry, keeps one from having its own."""
+        name, path = descriptor.schema_name, descriptor.relative_path
+        query = partial(manifest.path_taken_by, schema_name=name, relative_path=path)
+        return self._database.read(query) is not None
 
-    def _stops_at(self, action: RecoveryAction) -> bool:
-        """Return whether an action cannot be carried out because its file cannot be read."""
-        if action.kind not in _STOPPING or action.schema_name not in self._registry:
-            return False
-        inspection, _ = self._look(self._registry.get(action.schema_name))
-        return self._inspector.is_closed(inspection)
+    def _foresee(self, action: RecoveryAction) -> Found:
+        """Return what an action would find at the file of its store."""
+        if action.kind not in STOPPING or action.schema_name not in self._registry:
+            return Found()
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        if self._inspector.is_closed(inspection):
+            return Found(stop=STOP_CLOSED)
+        if runtime_directory_at(self._directory, descriptor.relative_path, self._fs) is not None:
+            return Found(stop=STOP_AT_DIRECTORY)
+        former = self._former_file(inspection, descriptor, entry)
+        return Found(edited_before=None if former.edit is None else former.relative_path)
 
     def _is_behind_a_link(self, action: RecoveryAction) -> bool:
         """Return whether the file of an action's store is a symbolic link, or behind one."""
@@ -835,6 +807,13 @@ def _lets_restore(action: RecoveryAction) -> bool:
     """Return whether something may be put back only after an action. A finished batch publishes
     where its log says; this program may have given the store another file since."""
     return action.kind is ActionKind.ROLL_FORWARD or action.reason == ENTRY_MISSING
+
+
+def _is_foreign(action: RecoveryAction) -> bool:
+    """Return whether an action is of a file that is there and not what is committed. One of a newer
+    program may be."""
+    is_newer = action.reason == InspectionState.FUTURE_SCHEMA
+    return action.reason in _UNEXPLAINED or (is_newer and action.kind is ActionKind.QUARANTINE)
 
 
 def _is_of_file(numbered: tuple[int, RecoveryAction]) -> bool:

@@ -134,7 +134,7 @@ def test_a_store_whose_file_was_taken_since_is_not_called_ready(tmp_path: Path) 
                 write(store, other.schema_name, "other")
     status = run("status", directory, "--json").json()
     assert status["verdict"] == "blocked"
-    assert any("team.one to another file or delete it" in step["why"] for step in status["next"])
+    assert any("and write team.one there or delete it" in step["why"] for step in status["next"])
     assert any(item.schema_name == "team.other" for item in examine(directory).hindrances)
     with RuntimeStore.open(directory, descriptors=[ONE]) as store:
         write(store, ONE.schema_name, DELETED)

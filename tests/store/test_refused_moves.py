@@ -83,6 +83,7 @@ TAKEN = {
     "chained": [at(A, "sub/a.json"), at(B, "a.json")],
     "swapped": [at(A, "b.json"), at(B, "a.json")],
     "without its owner": [at(B, "a.json")],
+    "as a folder": [at(A, "sub/a.json"), at(B, "a.json/b.json")],
 }
 
 
@@ -103,6 +104,77 @@ def test_a_file_of_another_store(directory: Path, what: str, lost: tuple[str, ..
     assert str(told.value) == said
     with RuntimeStore.open(directory) as store:
         assert (store.read("own.a").data, store.read("own.b").data) == ("of a", "of b")
+        assert store.check_readiness().ok
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["its owner stays", "its owner moves, too"])
+def test_a_folder_with_a_file_of_another_store(tmp_path: Path, *, moves: bool) -> None:
+    """The folder is not given away either: what is in it stays, with an edit."""
+    directory, deep = tmp_path / "team", at(A, "d/e/a.json")
+    with RuntimeStore.open(directory, team_name="t", descriptors=[deep, B]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={deep: "of a", B: "of b"})
+    file = directory / "d" / "e" / "a.json"
+    file.write_bytes(file.read_bytes().replace(b"of a", b"edited"))
+    for folder in ("d", "d/e"):
+        wanted = [at(B, folder), *([at(A, "new.json")] if moves else [])]
+        said = refuse(directory, *wanted)
+        assert (
+            f"the file d/e/a.json, for which {folder} is a folder, is that of store own.a" in said
+        )
+        with pytest.raises(InvalidRequestError) as told:
+            rehearse(directory, *wanted)
+        assert str(told.value) == said
+
+
+@pytest.mark.parametrize("written", ["d", "d/e.json"])
+def test_a_store_is_not_written_where_another_one_has_a_folder_or_a_file(
+    tmp_path: Path, written: str
+) -> None:
+    """Which another program gave it since: nobody is told to move that away."""
+    directory, late = tmp_path / "team", "d" if written == "d/e.json" else "d/e.json"
+    with RuntimeStore.open(tmp_path / "team", team_name="t", descriptors=[at(A, late)]) as old:
+        with RuntimeStore.open(directory, descriptors=[at(B, written)]) as new:
+            write(new, B.schema_name, "of b")
+        with pytest.raises(InvalidRequestError, match=f"file {written}, .* is that of store own.b"):
+            write(old, A.schema_name, "of a")
+        assert not old.check_readiness().ok
+        assert "is that of store own.b" in old.check_readiness().diagnostics[0]
+        old.recover(old.plan_recovery())
+        assert data_in(directory / written) == "of b"
+
+
+@pytest.mark.parametrize("path", ["lanes", "lanes/p", "lanes/p/own.z.json", "lanes/p/new/z.json"])
+def test_a_path_of_another_runtime_directory(directory: Path, path: str) -> None:
+    """As of a lane, which goes on: it is never put into quarantine, nor is a file of it."""
+    lane_path = directory / "lanes" / "p"
+    lane_path.mkdir(parents=True)
+    with RuntimeStore.open(lane_path, team_name="t", descriptors=[Descriptor("own.z")]) as lane:
+        write(lane, "own.z", "of z")
+        wanted = [A, at(B, path)]
+        said = refuse(directory, *wanted)
+        assert "another runtime directory" in said
+        assert "own.b is in b.json: nothing was moved" in said
+        with pytest.raises(UnsafePathError) as told:
+            rehearse(directory, *wanted)
+        assert str(told.value) == said
+        write(lane, "own.z", "again")
+    assert data_in(lane_path / "own.z.json") == "again"
+
+
+def test_a_runtime_directory_in_place_of_a_file_stays(directory: Path) -> None:
+    """Somebody made it there, or moved it: neither an opening nor a recovery moves it away."""
+    (directory / "a.json").unlink()
+    RuntimeStore.open(directory / "a.json" / "deep", team_name="t").close()
+    with RuntimeStore.open(directory) as store:
+        (step,) = store.recover(store.plan_recovery()).steps
+        assert "holds another runtime directory" in str(step.detail)
+        (tried,) = store.recover(store.plan_recovery(), dry_run=True).steps
+        assert "another runtime directory" in str(tried.detail)
+        assert not store.check_readiness().ok
+        assert (directory / "a.json" / "deep" / DATABASE_NAME).exists()
+        command = str(step.detail).partition("(mv ")[2].partition(")")[0]
+        subprocess.run(f"mv {command}", shell=True, check=True)
+        store.recover(store.plan_recovery())
         assert store.check_readiness().ok
 
 

@@ -181,7 +181,10 @@ def as_the_upgrade(directory: Path, options: list[str]) -> int:
     if "error" in done:
         assert tried == done
     else:
-        for key in ("stores", "putBack", "removedRows", "unregistered", "revisions"):
+        for key in (
+            *("stores", "putBack", "removedRows", "unregistered", "revisions"),
+            *("moved", "quarantined"),
+        ):
             assert tried[key] == done[key], key
     return found.code
 
