@@ -928,6 +928,13 @@ class RuntimeStore:
                 manifest.moved_stores, descriptors=self.descriptors, committed=seen.paths
             )
             moved = self.database.read(query, autocommit=True)
+            newer = {
+                item.schema_name
+                for item in seen.entries
+                if item.schema_name in paths
+                and item.schema_version > self.descriptors.get(item.schema_name).schema_version
+            }  # another descriptor changes nothing: the plan says what helps
+            moved = {name: path for name, path in moved.items() if name not in newer}
         return hindrances(self.lock.path.parent, paths, seen.paths, moved)
 
     def invariant_failures(self) -> list[str]:
@@ -962,7 +969,8 @@ class RuntimeStore:
         recover again with a new plan. Raises `StaleRunError` when stores would be rebuilt for a run
         that is over: one that `identity` names, or another than the last, whose stores may be
         repaired after its end. Raises `StoreFileChangedError` when the plan would write a file of
-        a store that another program gave another one since: open the directory again. Raises
+        a store that another program gave another one since: open the directory again; and
+        `NewerStoreFileError` when that brought its data up, too. Raises
         `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and the errors of a failing database.
         A failing action is in the report.
         """

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.in_doubt import step_of, take_to_their_end
 from rtstore.commit.lost_entries import MADE_AGAIN
 from rtstore.commit.publisher import Publisher
@@ -273,14 +274,16 @@ class Recovery:
 
     def _refuse_moved(self, actions: Iterable[RecoveryAction]) -> None:
         """Raise `StoreFileChangedError` for an action whose store another program gave another
-        file. An opening does not ask: it gives the stores the files of its descriptors."""
+        file; `NewerStoreFileError` when it also brought the data up. An opening does not ask: it
+        gives the stores the files of its descriptors."""
         names = {item.schema_name for item in actions}
 
         def query(connection: Connection) -> None:
             entries = manifest.load_entries(connection, names)
             for descriptor in self._registry:
                 name = descriptor.schema_name
-                if name in names:
+                if name in names and manifest.moved_to(connection, descriptor, entries.get(name)):
+                    refuse_newer(descriptor, entries.get(name), self._directory)
                     manifest.refuse_moved(connection, descriptor, entries.get(name))
 
         if names:

@@ -286,6 +286,21 @@ def test_newer_data_is_said_to_be_newer(directory: Path) -> None:
 # --- what still moves a store ---------------------------------------------------------------------
 
 
+def test_an_older_program_that_opens_again_is_told_of_the_newer_one(directory: Path) -> None:
+    """No other descriptor would help it: neither a start nor readiness says so."""
+    later = NEW.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: [data]}})
+    RuntimeStore.open(directory, descriptors=[later, OTHER]).close()
+    with RuntimeStore.open(directory, descriptors=[OLD, OTHER]) as store:
+        start = store.start_state(IDENTITY.run_id)
+        assert start.kind is StartKind.REFUSE
+        assert "written by a newer program: start that one" in start.why
+        assert not any("another program gave" in it for it in store.check_readiness().diagnostics)
+        (directory / "old.json").unlink()
+        for dry_run in (False, True):
+            with pytest.raises(NewerStoreFileError):
+                store.recover(store.plan_recovery(), dry_run=dry_run)
+
+
 @pytest.mark.parametrize("what", WRITES)
 def test_the_first_write_under_new_descriptors_moves_a_store(directory: Path, what: str) -> None:
     """Whichever it is, and without a write in between."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import RuntimeStore
+from rtstore import RuntimeStore, RuntimeStoreError
+from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.model.descriptors import Registry
 from rtstore.store import rehearse_upgrade
@@ -30,6 +31,7 @@ from tests.support import (
     files_picture,
     write,
 )
+from tests.upgrade.freeze import unpack
 
 FOREIGN, ENVELOPE = json.dumps({"foreign": 1}), json.dumps({"schemaVersion": 1, "data": "there"})
 
@@ -159,3 +161,34 @@ def test_the_command_for_a_runtime_directory_in_place_of_a_file(directory: Path)
     subprocess.run(step["command"], shell=True, check=True)
     run("recover", directory)
     assert data_in(directory / "a.json") == "of a"
+
+
+GIVEN = [newer(at(A, "new.json")), at(B, "b/new.json")]
+LANE = [A, at(B, "lanes")]
+
+
+@pytest.mark.parametrize("name", ["GIVEN", "LANE"])
+def test_the_doctor_says_that_an_opening_is_refused(directory: Path, name: str) -> None:
+    """And not that it moves anything."""
+    RuntimeStore.open(directory / "lanes" / "p", team_name="t").close()
+    (directory / "a.json").write_text(ENVELOPE)
+    found = run("doctor", directory, "--descriptors", f"{__name__}:{name}", "--json").json()
+    said = [item["sentence"] for item in found["findings"] if "opening with" in item["sentence"]]
+    assert len(said) == 1
+    assert said[0].startswith("opening with these descriptors is refused: ")
+    with pytest.raises(RuntimeStoreError) as told:
+        RuntimeStore.open(directory, descriptors=globals()[name])
+    assert said[0].endswith(str(told.value))
+
+
+@pytest.mark.parametrize("revision", breadth.params(REVISIONS[:-1], normal=REVISIONS[2:3]))
+def test_the_doctor_says_so_of_an_older_database(tmp_path: Path, revision: str) -> None:
+    """As the upgrade does."""
+    directory = unpack(revision, tmp_path)
+    (directory / "opencode-host-leases.json").write_text(ENVELOPE)
+    options = ["--descriptors", "tests.upgrade.test_dry_run:LEASES_2"]
+    found = run("doctor", directory, *options, "--json").json()
+    assert any(
+        item["sentence"].startswith("opening with these descriptors is refused: ")
+        for item in found["findings"]
+    )

@@ -3,6 +3,7 @@ repairs."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from rtstore.cli.descriptors import Descriptors, load_descriptors
@@ -13,7 +14,15 @@ from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, check_directory, look_at
 from rtstore.control.contents import StoreSize
-from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import (
+    NewerStoreFileError,
+    NotARuntimeDirectoryError,
+    RuntimeStoreError,
+    StoreFileChangedError,
+    UnsafePathError,
+)
+from rtstore.files.system import FileSystem
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, Level
 from rtstore.maintenance.doctor.gather import examine, where_they_are
@@ -21,7 +30,7 @@ from rtstore.maintenance.doctor.judge import diagnose, worst
 from rtstore.maintenance.hints import suggest_command
 from rtstore.model.descriptors import Registry
 from rtstore.model.records import Record, Suggestion
-from rtstore.store import RuntimeStore
+from rtstore.store import RuntimeStore, refuse_opening
 
 _ORDER = (Level.RED, Level.YELLOW, Level.GREEN)
 _TONES = {Level.GREEN: "good", Level.YELLOW: "warn", Level.RED: "bad"}
@@ -47,7 +56,7 @@ def run(
     Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
     something; the exit code is then 1. Changes nothing, works while others write, and on whatever
     is left of a store. With --descriptors the stores are those, whatever the database remembers; it
-    says what opening with them would move, and whether it is refused for the data.
+    says what opening with them would move, or why that is refused.
 
     \b
     JSON: directory, level (green|yellow|red),
@@ -61,6 +70,8 @@ def run(
         facts = examine(directory, known)
         if facts.state is DatabaseState.SOUND:
             facts = _with_plan(facts, known)
+        if facts.state in (DatabaseState.SOUND, DatabaseState.OLDER) and known is not None:
+            facts = _with_refusal(facts, known)
     facts = facts.model_copy(update={"descriptors_name": descriptors})
     if facts.state is DatabaseState.ABSENT and not (facts.has_store_files or facts.renamed):
         _send_below(directory)
@@ -94,6 +105,23 @@ def _with_plan(facts: Facts, known: Registry | None) -> Facts:
     return facts.model_copy(
         update={"verdict": str(look.verdict), "next": ways, "newer_batches": newer}
     )
+
+
+def _with_refusal(facts: Facts, known: Registry) -> Facts:
+    """Return the facts with what refuses an opening beside the data: an edit, or what is at a new
+    path. The rest is known."""
+    if facts.data_refused is not None or facts.move_refused is not None:
+        return facts
+    try:
+        with closing(Database(facts.directory / DATABASE_NAME, read_only=True)) as database:
+            refuse_opening(database, registry=known, fs=FileSystem())
+    except (StoreFileChangedError, NewerStoreFileError) as error:
+        return facts.model_copy(update={"edit_refused": str(error)})
+    except UnsafePathError as error:
+        return facts.model_copy(update={"move_refused": str(error)})
+    except RuntimeStoreError:
+        pass
+    return facts
 
 
 def _show(page: Page, report: DoctorReport) -> None:

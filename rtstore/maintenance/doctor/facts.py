@@ -179,6 +179,8 @@ class Facts(Record):
     """Why opening with those descriptors is refused: what is committed cannot be brought up."""
     move_refused: str | None = None
     """Why opening with those descriptors is refused: what is in the way of a store's new file."""
+    edit_refused: str | None = None
+    """Why opening with those descriptors is refused: an edit is in the way of bringing data up."""
     remembers_no_store: bool = False
     """Whether the database has no descriptor at all, so that no store file is looked after."""
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -444,19 +444,17 @@ def _ways_of_backup(facts: Facts) -> Iterator[Suggestion]:
 
 def _stores(facts: Facts) -> Iterator[Finding]:
     say = FindingBuilder(Check.STORES)
-    if facts.data_refused is not None:
-        why = "the runtime must open the directory with descriptors that bring its data up"
-        yield say.red(
-            f"opening with these descriptors is refused: {facts.data_refused}",
-            Suggestion(command=None, why=why),
-        )
-    if facts.move_refused is not None:
-        why = "a person must put right what is in the way of the new file first"
-        yield say.red(
-            f"opening with these descriptors is refused: {facts.move_refused}",
-            Suggestion(command=None, why=why),
-        )
-    elif facts.moved:
+    refusals = {
+        facts.data_refused: "the runtime must open the directory with descriptors that bring its "
+        "data up",
+        facts.move_refused: "a person must put right what is in the way of the new file first",
+        facts.edit_refused: "a person must have the edit adopted, or refuse it, first",
+    }
+    refusals.pop(None, None)
+    for problem, why in refusals.items():
+        sentence = f"opening with these descriptors is refused: {problem}"
+        yield say.red(sentence, Suggestion(command=None, why=why))
+    if facts.moved and not refusals:
         moves = [f"{name} from {now} to {then}" for name, (now, then) in facts.moved.items()]
         yield say.yellow(f"opening with these descriptors moves {', '.join(moves)}")
     if facts.verdict is None:
