@@ -93,8 +93,7 @@ def next_steps(
         action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
     ):
         return (rebuild,)
-    in_the_way = {item.schema_name for item in hindrances}
-    in_the_way |= {item.schema_name for item in obstacles}
+    in_the_way = {it.schema_name for it in hindrances} | {it.schema_name for it in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
     steps = [
         *_newer_files(free, details or {}),
@@ -106,14 +105,7 @@ def next_steps(
             not_adoptable=not_adoptable or {},
             launched_run=launched_run if knows_run else None,
         ),
-        *_recover(
-            directory,
-            free,
-            high_watermark,
-            committed,
-            elsewhere=[name for name, path in paths.items() if committed.get(name, path) != path],
-            gives_up=newer_batches is not None,
-        ),
+        *_recover(directory, free, high_watermark, committed, paths, newer_batches),
     ]
     if newer_batches is not None:
         steps = _of_the_old_program(directory, newer_batches, steps)
@@ -161,10 +153,9 @@ def _recover(
     directory: Path,
     actions: Iterable[RecoveryAction],
     high_watermark: int,
-    committed: Collection[str],
-    *,
-    elsewhere: Collection[str],
-    gives_up: bool,
+    committed: Mapping[str, str],
+    paths: Mapping[str, str],
+    newer_batches: NewerBatches | None,
 ) -> list[NextStep]:
     """Return the recovery, where it changes something. Where nothing was ever committed, only an
     open batch makes one: the runtime's first batch does the rest."""
@@ -187,7 +178,8 @@ def _recover(
     moving = [
         action
         for action in known
-        if action.schema_name in elsewhere and action.reason == InspectionState.MISSING
+        if action.reason == InspectionState.MISSING
+        and paths.get(action.schema_name) not in (None, committed[action.schema_name])
     ]
     written = _names(moving, ActionKind.RESTORE_COMMITTED)
     if written:
@@ -208,7 +200,8 @@ def _recover(
     if not parts:
         return []
     command = f"rtstore recover {shell_word(directory)}"
-    first = ["or this, which puts what was committed before over it"] if gives_up else []
+    gives_up = "or this, which puts what was committed before over it"
+    first = [] if newer_batches is None else [gives_up]
     return [NextStep(command=command, why="; ".join([*first, *parts]))]
 
 

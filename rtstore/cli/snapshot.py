@@ -237,10 +237,7 @@ class Look:
             paths=_paths(self.lines),
             rebuild=_rebuild(store, rows.head) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
-                self.directory,
-                plan.actions,
-                _paths(self.lines, but_not=hindered),
-                store.database,
+                self.directory, plan.actions, _paths(self.lines, hindered), store.database
             ),
             hindrances=hindered,
             newer_files=self.newer_files,
