@@ -143,7 +143,7 @@ def _out_of_place(directory: Path, relative_path: str) -> tuple[ObstacleKind, Pa
     path = directory
     for part in relative_path.split("/")[:-1]:
         path = path / part
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):
             return ObstacleKind.NO_FOLDER, path
     if runtime_directory_at(directory, relative_path, FileSystem()) is not None:
         return ObstacleKind.RUNTIME_DIRECTORY, directory / relative_path

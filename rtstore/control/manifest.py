@@ -215,6 +215,8 @@ def path_taken_by(connection: Connection, schema_name: str, relative_path: str) 
     See `rtstore.model.descriptors.TakenFiles`."""
     for path in (relative_path, *folders_above(relative_path)):
         owner = _SELECT_PATH_OWNER.scalar(connection, path=path)
+        if owner == schema_name and path == relative_path:
+            return None
         if owner not in (None, schema_name):
             return TakenBy(str(owner), path)
     # The folder's files are those between "folder/" and "folder0", as "0" comes after "/".

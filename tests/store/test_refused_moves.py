@@ -143,6 +143,16 @@ def test_a_store_is_not_written_where_another_one_has_a_folder_or_a_file(
         assert data_in(directory / written) == "of b"
 
 
+def test_a_store_keeps_the_file_that_it_has(directory: Path) -> None:
+    """Where a database says that another store's is in it, as in a folder."""
+    edit(directory, "UPDATE manifest_entries SET relative_path = 'a.json/b.json' "
+         "WHERE schema_name = 'own.b'")  # fmt: skip
+    (directory / "a.json").unlink()
+    with RuntimeStore.open(directory, descriptors=[A]) as store:
+        assert data_in(directory / "a.json") == "of a"
+        write(store, A.schema_name, "again")
+
+
 @pytest.mark.parametrize("path", ["lanes", "lanes/p", "lanes/p/own.z.json", "lanes/p/new/z.json"])
 def test_a_path_of_another_runtime_directory(directory: Path, path: str) -> None:
     """As of a lane, which goes on: it is never put into quarantine, nor is a file of it."""
@@ -353,7 +363,10 @@ def test_an_edit_comes_back_to_an_earlier_file(
 @pytest.mark.parametrize(
     "between", breadth.params(["as committed", "gone", "a link"], normal=["as committed", "gone"])
 )
-@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+@pytest.mark.parametrize(
+    "foreign_edits",
+    breadth.params([*ForeignEdits], normal=[ForeignEdits.RAISE, ForeignEdits.ADOPT]),
+)
 @pytest.mark.parametrize("what", ["as it was", "upgraded"])
 @pytest.mark.parametrize("when", ["refused before", "made later"])
 def test_what_is_at_an_earlier_file_is_no_edit_any_more(

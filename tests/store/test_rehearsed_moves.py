@@ -88,7 +88,7 @@ BEFORE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", breadth.params([1, 2], normal=[1]))
 @pytest.mark.parametrize("before", breadth.params([*BEFORE], normal=[*BEFORE][:3]))
 @pytest.mark.parametrize("there", THERE)
 def test_every_file_that_makes_way(directory: Path, there: str, before: str, version: int) -> None:
@@ -192,3 +192,15 @@ def test_the_doctor_says_so_of_an_older_database(tmp_path: Path, revision: str) 
         item["sentence"].startswith("opening with these descriptors is refused: ")
         for item in found["findings"]
     )
+
+
+FOLDER = [at(A, "new/a.json"), at(B, "a.json/b.json")]
+
+
+def test_the_doctor_does_not_move_a_store_into_anothers_file(directory: Path) -> None:
+    """It says whose the file is, as of the very file, and nothing of a move of that store."""
+    found = run("doctor", directory, "--descriptors", f"{__name__}:FOLDER", "--json").json()
+    said = " ".join(item["sentence"] for item in found["findings"])
+    assert "own.b cannot be written: the file a.json, which a.json/b.json needs as a folder" in said
+    assert "moves own.a from a.json to new/a.json" in said
+    assert "own.b from" not in said

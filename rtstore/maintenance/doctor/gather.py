@@ -110,7 +110,7 @@ from rtstore.maintenance.renamed import renamed_databases
 from rtstore.maintenance.suggestions import LaunchState
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.maintenance.upgrade_data import rehearse
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry, TakenFiles
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import Hindrance, RunIdentity, Suggestion
 from rtstore.model.times import parse_time, utc_now
@@ -240,10 +240,11 @@ def _moved(path: Path, known: Registry, committed: Mapping[str, str]) -> dict[st
     to where another is: see `hindrances`."""
     found = _read(path, partial(manifest.moved_stores, descriptors=known, committed=committed))
     wanted = {item.schema_name: item.relative_path for item in known}
+    taken = TakenFiles(committed)
     return {
         name: (now, wanted[name])
         for name, now in (found or {}).items()
-        if wanted[name] not in committed.values() and now not in wanted.values()
+        if taken.by(name, wanted[name]) is None and now not in wanted.values()
     }
 
 
