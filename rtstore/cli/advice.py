@@ -10,7 +10,7 @@ from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import move_aside_command, replace_link_command
 from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
-from rtstore.model.decide import ENTRY_MISSING
+from rtstore.model.decide import ENTRY_ALTERED, ENTRY_MISSING, OF_ENTRY
 from rtstore.model.descriptors import LAUNCH_STATE
 from rtstore.model.records import (
     ActionKind,
@@ -173,7 +173,14 @@ def _recover(
             f"makes the entries of {names} in the manifest again, as the last batches that wrote "
             "them left them: somebody took them out by hand. No file is touched for that"
         )
-    actions = [action for action in actions if action.reason != ENTRY_MISSING]
+    altered = [action for action in actions if action.reason == ENTRY_ALTERED]
+    if altered:
+        names = _names(altered, ActionKind.RESTORE_COMMITTED)
+        parts.append(
+            f"puts the entries of {names} in the manifest right, as their batches wrote them: "
+            "somebody altered them. No file is touched for that"
+        )
+    actions = [action for action in actions if action.reason not in OF_ENTRY]
     known = [action for action in actions if action.schema_name in committed]
     moving = [
         action

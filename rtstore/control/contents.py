@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
-from sqlalchemy import Connection, bindparam, exists, func, insert, literal_column, select
+from sqlalchemy import Connection, bindparam, exists, func, insert, literal_column, or_, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.control import batches
@@ -242,12 +243,34 @@ def row_as_committed(connection: Connection, name: str) -> tuple[bytes, Row] | N
         return None
 
 
+class EntriesFound(NamedTuple):
+    """The entries, held against the contents and the receipts of their batches."""
+
+    stores_with_content: frozenset[str]
+    altered: tuple[str, ...]
+    """See `altered_entries`."""
+
+
 def stores_with_content(connection: Connection, *, verify: bool = False) -> frozenset[str]:
     """Return the stores whose committed content is in the database. One that somebody altered is
     not: its hash shows that. Of a large one only the size is asked, unless `verify`.
 
     Raises `CorruptDatabaseError` when the rows of the batch of an entry are gone.
     """
+    return look_at_entries(connection, verify=verify).stores_with_content
+
+
+def altered_entries(connection: Connection) -> tuple[str, ...]:
+    """Return the stores whose entry is not what its batch wrote, though the content in the database
+    is: somebody altered the entry. Nothing is said of a database of an older revision."""
+    if not batches.has_deletions(connection):
+        return ()
+    rows = _SELECT_ENTRIES.all(connection)
+    return tuple(row["schema_name"] for row in rows if _is_altered(connection, row))
+
+
+def look_at_entries(connection: Connection, *, verify: bool = False) -> EntriesFound:
+    """Return `stores_with_content` and `altered_entries`, which are of the same rows."""
     rows = _SELECT_ENTRIES.all(connection)
     for row in rows:
         if not row["has_batch"]:
@@ -257,22 +280,38 @@ def stores_with_content(connection: Connection, *, verify: bool = False) -> froz
                 f"the rows of batch number {row['batch_number']}, which wrote "
                 f"{row['schema_name']}, are gone: somebody edited the database",
             )
-    return frozenset(
+    with_content = frozenset(
         row["schema_name"]
         for row in rows
         if row["content_row"] is not None and _is_as_committed(connection, row, verify=verify)
     )
+    altered = (row["schema_name"] for row in rows if _is_altered(connection, row))
+    return EntriesFound(with_content, tuple(altered))
 
 
 def _is_as_committed(connection: Connection, row: Row, *, verify: bool) -> bool:
+    """Return whether a content has the hash of its row. One of the right size is taken for it where
+    it is large, unless `verify`; a size alone proves nothing against it."""
     driver, number = driver_of(connection), row["content_row"]
     with driver.blobopen("store_contents", "content", number, readonly=True) as content:
-        if len(content) != row["file_size"]:
-            return False
-        if len(content) > _ALWAYS_VERIFIED_BYTES and not verify:
+        is_large = len(content) > _ALWAYS_VERIFIED_BYTES
+        if is_large and not verify and len(content) == row["file_size"]:
             return True
         found = hash_of_pieces(iter(partial(content.read, _PIECE_BYTES), b""))
         return bool(found == row["content_hash"])
+
+
+def _is_altered(connection: Connection, row: Row) -> bool:
+    """Return whether an entry differs from its receipt, whose hash and size its content has."""
+    if not row["differs"] or row["content_row"] is None:
+        return False
+    found = _SELECT_RECEIPT.first(connection, number=row["batch_number"], name=row["schema_name"])
+    received = {**row, **(found or {})}
+    driver, number = driver_of(connection), row["content_row"]
+    with driver.blobopen("store_contents", "content", number, readonly=True) as content:
+        if len(content) != received["file_size"]:
+            return False
+    return _is_as_committed(connection, received, verify=True)
 
 
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
@@ -358,16 +397,29 @@ _SELECT_ENTRIES = Statement(
         .correlate(manifest_entries)
         .scalar_subquery()
         .label("content_row"),
-        exists()
-        .where(
-            (batch_writes.c.batch_number == manifest_entries.c.batch_number)
-            & (batch_writes.c.schema_name == manifest_entries.c.schema_name)
-        )
-        .correlate(manifest_entries)
-        .label("has_batch"),
+        batch_writes.c.batch_number.is_not(None).label("has_batch"),
+        or_(
+            *(
+                batch_writes.c[name] != manifest_entries.c[name]
+                for name in ("content_hash", "file_size", "schema_version")
+            )
+        ).label("differs"),
     )
+    .select_from(manifest_entries)
+    .outerjoin(
+        batch_writes,
+        (batch_writes.c.batch_number == manifest_entries.c.batch_number)
+        & (batch_writes.c.schema_name == manifest_entries.c.schema_name),
+    )
+    .order_by(manifest_entries.c.schema_name)
 )
 
+_SELECT_RECEIPT = Statement(
+    select(batch_writes.c.content_hash, batch_writes.c.file_size).where(
+        batch_writes.c.batch_number == bindparam("number"),
+        batch_writes.c.schema_name == bindparam("name"),
+    )
+)
 _SELECT_COMMITTED = Statement(
     select(
         manifest_entries.c.schema_name,

@@ -1,4 +1,4 @@
-"""Find the entries that somebody took out of the manifest by hand, and make them again.
+"""Find the entries that somebody took out of the manifest or altered by hand, and make them again.
 
 Only a batch takes an entry away, and its deletion is on record then. So a store without an entry
 whose last committed batch wrote it has lost its entry, if no later batch is missing on record: the
@@ -8,6 +8,9 @@ store, so somebody took its rows away, and a deletion could be among them.
 A deletion that a batch has beside its writes can be taken away without a trace in the rows. Then
 the file is gone, too. So without a file, only a person can say whether the store was deleted: see
 `lost_beside_files`.
+
+An entry that somebody altered contradicts the receipt of its batch. The content in the database
+says which of the two is right: where that is the receipt, the entry is put right.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from rtstore.control import batches, history, manifest
+from rtstore.control.contents import altered_entries
 from rtstore.control.sqlite.statements import Statement, database_of
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
@@ -87,6 +91,21 @@ _IS_ONE_EMPTY = Statement(
 )
 
 
+def put_right(connection: Connection, schema_name: str) -> None:
+    """Write an altered entry as its batch wrote it: see `as_written`."""
+    entry = manifest.load_entries(connection, [schema_name])[schema_name]
+    manifest.insert_entries(connection, [as_written(connection, entry)])
+
+
+def as_written(connection: Connection, entry: ManifestEntry) -> ManifestEntry:
+    """Return an entry with the version, hash, size and time that its batch wrote. The file that it
+    names, and its run, stay."""
+    write = _WRITE.first(connection, name=entry.schema_name, number=entry.batch_number)
+    columns = ("schema_version", "content_hash", "file_size", "mtime_ns")
+    written = {column: write[column] for column in columns} if write else {}
+    return ManifestEntry.model_validate({**entry.model_dump(), **written})
+
+
 def lost_entries(connection: Connection) -> dict[str, int]:
     """Return the stores whose entry is lost, each with the number of the batch that wrote it last;
     none from a database of a revision before there were deletions."""
@@ -150,8 +169,16 @@ def last_entry(connection: Connection, schema_name: str) -> ManifestEntry | None
 
 
 def with_lost_entries(connection: Connection, found: Manifest) -> Manifest:
-    """Return a manifest that was just read with the lost entries, as an opening makes them."""
+    """Return a manifest that was just read with the lost and the altered entries, as an opening
+    makes them."""
     lost = lost_beside_files(connection, database_of(connection).parent)
+    altered = altered_entries(connection)
+    if altered:
+        mended = [
+            as_written(connection, entry) if entry.schema_name in altered else entry
+            for entry in found.entries
+        ]
+        found = found.model_copy(update={"entries": tuple(mended)})
     if not lost:
         return found
     made = [entry_again(connection, name, number) for name, number in lost.items()]

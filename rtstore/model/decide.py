@@ -40,6 +40,10 @@ CONTENT_MISSING = "content_missing"
 """Reason of an action: the file is what is committed, but the database has lost its content."""
 ENTRY_MISSING = "entry_missing"
 """Reason of an action: the manifest has lost the entry of a store that a batch on record wrote."""
+ENTRY_ALTERED = "entry_altered"
+"""Reason of an action: the entry of a store is not what its batch wrote and the database has."""
+OF_ENTRY = (ENTRY_MISSING, ENTRY_ALTERED)
+"""The reasons of actions that put an entry right, and touch no file."""
 MANIFEST_STORE = "opencode.launchState"
 """The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
@@ -102,6 +106,8 @@ class StoreFinding(NamedTuple):
     would change nothing."""
     entry_missing: bool = False
     """Whether the entry itself is missing: somebody took it out of the manifest by hand."""
+    entry_altered: bool = False
+    """Whether somebody altered the entry: its batch and the content say something else."""
     is_link: bool = False
     """Whether the path leads through a symbolic link. A person must judge the file behind it: it
     may be the newer version."""
@@ -118,13 +124,15 @@ def build_plan(
     findings: Mapping[str, StoreFinding],
     open_batches: Sequence[LoggedBatch] = (),
     lost_entries: Collection[str] = (),
+    altered_entries: Collection[str] = (),
 ) -> RecoveryPlan:
     """Decide what to do about every store.
 
     `findings` has one item for each descriptor, by store name. `open_batches` are the batches whose
     writer is dead, oldest first. The entries are compared with the identity `expected`; with None
     they are not. `lost_entries` are the stores, registered or not, of which somebody took the entry
-    out of the manifest by hand: until it is made again, nothing else is said of such a store.
+    out of the manifest by hand, and `altered_entries` those of which somebody altered it: until it
+    is as it was, nothing else is said of such a store.
     """
     criticality: dict[str, Criticality] = {}
     stale: list[StaleStore] = []
@@ -150,7 +158,8 @@ def build_plan(
             diagnostics.append(message)
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
-    made = [_make_entry(name) for name in lost_entries if name not in {*findings, *rolled_forward}]
+    told = {*findings, *rolled_forward}
+    made = _of_entries(set(lost_entries) - told, set(altered_entries) - told)
     actions.extend(action for action, _ in made)
     diagnostics.extend(said for _, said in made)
     diagnostics.extend(
@@ -227,6 +236,8 @@ def _store_action(
     name, inspection = descriptor.schema_name, finding.inspection
     if finding.entry_missing:
         return _make_entry(name, has_file=inspection.state is not InspectionState.MISSING)
+    if finding.entry_altered:
+        return _put_entry_right(name)
     if inspection.state is InspectionState.HEALTHY:
         if finding.content_missing:
             return _restoring(
@@ -328,7 +339,7 @@ def _impact(
         if action.kind is ActionKind.NONE:
             continue
         of_store = criticality.get(action.schema_name)
-        if action.reason in (CONTENT_MISSING, ENTRY_MISSING):
+        if action.reason in (CONTENT_MISSING, *OF_ENTRY):
             impact = ReadinessImpact.DEGRADED  # of any store: `read` cannot answer
         if of_store is Criticality.DIAGNOSTIC_ONLY and passes_over(
             action, nothing_committed=manifest.high_watermark == 0
@@ -360,6 +371,17 @@ def _make_entry(name: str, *, has_file: bool = True) -> tuple[RecoveryAction, st
     if not has_file:
         message += " (it has no file, either: if a batch deleted it, the record of that is gone)"
     return _restoring(name, ENTRY_MISSING), message
+
+
+def _of_entries(
+    lost: Collection[str], altered: Collection[str]
+) -> list[tuple[RecoveryAction, str]]:
+    return [*map(_make_entry, sorted(lost)), *map(_put_entry_right, sorted(altered))]
+
+
+def _put_entry_right(name: str) -> tuple[RecoveryAction, str]:
+    message = f"Runtime store entry is not what its batch wrote, somebody altered it: {name}"
+    return _restoring(name, ENTRY_ALTERED), message
 
 
 def _restoring(name: str, reason: str) -> RecoveryAction:

@@ -31,7 +31,13 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import last_entry, lost_beside_files, lost_entries, make_again
+from rtstore.control.lost_entries import (
+    last_entry,
+    lost_beside_files,
+    lost_entries,
+    make_again,
+    put_right,
+)
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -50,7 +56,13 @@ from rtstore.files.paths import check_directory, runtime_directory_at, store_pat
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.model.decide import CONTENT_MISSING, ENTRY_MISSING, REFUSED
+from rtstore.model.decide import (
+    CONTENT_MISSING,
+    ENTRY_ALTERED,
+    ENTRY_MISSING,
+    OF_ENTRY,
+    REFUSED,
+)
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import (
@@ -306,7 +318,7 @@ class Recovery:
         if is_opening:
             kinds.add(ActionKind.QUARANTINE)
         for action in self._safe(found) if is_opening else found.actions:
-            if action.kind in kinds and action.reason != ENTRY_MISSING:
+            if action.kind in kinds and action.reason not in OF_ENTRY:
                 self._append(run, action)
                 self._record(run, len(run.actions) - 1, self._step(action, plan))
 
@@ -387,6 +399,8 @@ class Recovery:
     def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         if action.reason == ENTRY_MISSING:
             return self._make_entry(action)
+        if action.reason == ENTRY_ALTERED:
+            return self._put_entry_right(action)
         descriptor = self._registry.get(action.schema_name)
         if self._is_taken(descriptor):
             return _skipped(action, _NOT_FREE)
@@ -554,6 +568,14 @@ class Recovery:
                 return _skipped(action, "its entry is there by now")
             make_again(connection, action.schema_name, number)
         return _done(action, MADE_AGAIN)
+
+    def _put_entry_right(self, action: RecoveryAction) -> RecoveryStep:
+        """Write the altered entry of a store as its batch did."""
+        with self._database.write(flush=True) as connection:
+            if action.schema_name not in contents.altered_entries(connection):
+                return _skipped(action, "its entry is as it was written by now")
+            put_right(connection, action.schema_name)
+        return _done(action, "its entry was altered, and was put right as its batch wrote it")
 
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
@@ -809,7 +831,7 @@ class Recovery:
 def _lets_restore(action: RecoveryAction) -> bool:
     """Return whether something may be put back only after an action. A finished batch publishes
     where its log says; this program may have given the store another file since."""
-    return action.kind is ActionKind.ROLL_FORWARD or action.reason == ENTRY_MISSING
+    return action.kind is ActionKind.ROLL_FORWARD or action.reason in OF_ENTRY
 
 
 def _is_foreign(action: RecoveryAction) -> bool:
@@ -833,7 +855,7 @@ def _making_way(action: RecoveryAction) -> RecoveryAction:
 
 
 def _makes_entries(actions: Iterable[RecoveryAction]) -> bool:
-    return any(action.reason == ENTRY_MISSING for action in actions)
+    return any(action.reason in OF_ENTRY for action in actions)
 
 
 def _is_failed_batch(step: RecoveryStep) -> bool:

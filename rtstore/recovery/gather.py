@@ -62,6 +62,8 @@ class RowsSnapshot(NamedTuple):
     asked for."""
     lost_entries: tuple[str, ...] = ()
     """See `rtstore.control.lost_entries`."""
+    altered_entries: tuple[str, ...] = ()
+    """See `rtstore.control.contents`."""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -143,6 +145,7 @@ class RecoveryPlanner:
             findings=gathered.findings,
             open_batches=gathered.crashed_batches,
             lost_entries=gathered.view.lost_entries,
+            altered_entries=gathered.view.altered_entries,
         )
 
     def gather(
@@ -207,6 +210,7 @@ class RecoveryPlanner:
                 content_in_database=has_content,
                 content_missing=entry is not None and not has_content,
                 entry_missing=name in view.lost_entries,
+                entry_altered=name in view.altered_entries,
                 committed_is_refused=_is_refused(inspection, entry, planned),
                 is_link=self.inspector.is_behind_a_link(inspection),
                 written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
@@ -312,12 +316,14 @@ class RecoveryPlanner:
 
 def _rows_snapshot(connection: Connection, *, verify: bool = False) -> RowsSnapshot:
     found, last_number = manifest.load_with_last_number(connection)
+    entries = contents.look_at_entries(connection, verify=verify)
     return RowsSnapshot(
         manifest=found,
         open_batches=batches.load_open(connection),
-        stores_with_content=contents.stores_with_content(connection, verify=verify),
+        stores_with_content=entries.stores_with_content,
         last_batch_number=last_number,
         lost_entries=tuple(lost_entries(connection)),
+        altered_entries=entries.altered,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from rtstore.model.decide import CONTENT_MISSING, ENTRY_MISSING
+from rtstore.model.decide import CONTENT_MISSING, ENTRY_ALTERED, ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,
     ActionOutcome,
@@ -64,6 +64,8 @@ def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
         return "take the lost content from the file into the database; the file stays as it is"
     if reason == ENTRY_MISSING:
         return "make its entry in the manifest again, as the batch that wrote it last left it"
+    if reason == ENTRY_ALTERED:
+        return "put its entry in the manifest right, as the batch that wrote it left it"
     if kind is ActionKind.QUARANTINE and reason == InspectionState.MISSING:
         return "do nothing: there is no file, and nothing to put back"
     if kind in _INTENTIONS_WITHOUT_CONTENT and action.schema_name not in in_database:

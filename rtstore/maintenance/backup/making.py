@@ -13,7 +13,11 @@ from sqlalchemy import Connection
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.control import batches, contents, manifest, recovery_log
-from rtstore.control.lost_entries import lost_beside_files, make_again
+from rtstore.control.lost_entries import (
+    lost_beside_files,
+    make_again,
+    put_right,
+)
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError, CorruptDatabaseError, UnsafePathError
@@ -52,11 +56,11 @@ def back_up(
     """Copy one consistent state of a runtime directory into a new one; verified when it returns.
 
     The state is that of one batch: a batch that is in the log at that moment is finished in the
-    copy, as opening the store would, and a lost entry is made again. Takes no lock, and no writer
-    waits for it. Lanes below the directory are not copied, and `Backup.lanes` names them. The
-    quarantine comes along, and a store file that nobody committed is in quarantine in the copy. The
-    destination appears whole, and is flushed. A database of which somebody dropped a trigger or a
-    view is copied as it is, and `Backup.schema_problem` says so.
+    copy, as opening the store would, and a lost or an altered entry is made again. Takes no lock,
+    and no writer waits for it. Lanes below the directory are not copied, and `Backup.lanes` names
+    them. The quarantine comes along, and a store file that nobody committed is in quarantine in the
+    copy. The destination appears whole, and is flushed. A database of which somebody dropped a
+    trigger or a view is copied as it is, and `Backup.schema_problem` says so.
 
     Raises `InvalidRequestError` when the destination is neither new nor empty, cannot be replaced
     (a link, a mount point, the working directory), or is inside the runtime directory,
@@ -135,6 +139,9 @@ def _fill(
         for name, number in copy.read(partial(lost_beside_files, directory=directory)).items():
             with copy.write(flush=True) as connection:
                 make_again(connection, name, number)
+        for name in copy.read(contents.altered_entries):
+            with copy.write(flush=True) as connection:
+                put_right(connection, name)
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -200,7 +201,8 @@ def _words(names: tuple[str, ...], what: str) -> str:
 def problem_of_rows(
     path: Path, revision: str | None = None, *, lost_tables: Container[str] = ()
 ) -> str | None:
-    """Return what is wrong with the pages, rows and contents of a database, in words, or None.
+    """Return what is wrong with the pages, rows and contents of a database, in words, or None. An
+    altered entry that an opening puts right is not.
 
     Raises as `revisions.inspect_revision`, but for damage; with a `revision`, the database is not
     asked for it. No row of `lost_tables` is asked for.
@@ -208,7 +210,7 @@ def problem_of_rows(
     try:
         revision = revision or revisions.inspect_revision(path)
         copying.check(path)
-        read_everything(path, revision, lost_tables=lost_tables)
+        read_everything(path, revision, lost_tables=lost_tables, is_to_be_opened=True)
     except CorruptDatabaseError as error:
         return error.problem
     return problem_of_contents(path)
@@ -221,10 +223,16 @@ def problem_of_contents(path: Path) -> str | None:
     return f"{'; '.join(wrong[:3])}{more}" if wrong else None
 
 
-def read_everything(path: Path, revision: str, *, lost_tables: Container[str] = ()) -> None:
+def read_everything(
+    path: Path,
+    revision: str,
+    *,
+    lost_tables: Container[str] = (),
+    is_to_be_opened: bool = False,
+) -> None:
     """Read every row that the commands read, history included, but for the contents. Raises
-    `CorruptDatabaseError` for one that makes no sense, or contradicts another: both pass SQLite's
-    own checks."""
+    `CorruptDatabaseError` for one that makes no sense, or contradicts another, also where both pass
+    SQLite's own checks; but not for what an opening puts right, where it `is_to_be_opened`."""
     database = Database(path, read_only=True)
     try:
         database.read(manifest.load)
@@ -236,7 +244,8 @@ def read_everything(path: Path, revision: str, *, lost_tables: Container[str] = 
         if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
             database.read(runs.list_runs)
-            for problem in database.read(manifest.contradictions):
+            mended = database.read(contents.altered_entries) if is_to_be_opened else ()
+            for problem in database.read(partial(manifest.contradictions, but_of=mended)):
                 raise CorruptDatabaseError(path, problem)
     finally:
         database.close()

@@ -208,13 +208,24 @@ def _entry(database: Database, name: str, directory: Path) -> tuple[ManifestEntr
         gone = _attempt(database, lambda connection: batches.last_deletion(connection, name))
         return entry, entry is None and gone is not None and not _is_written(database, name)
     if name in found:
-        return found[name], False
+        return _attempt(database, _put_right(found[name])) or found[name], False
 
     def again(connection: Connection) -> ManifestEntry | None:
         number = lost_entries.lost_beside_files(connection, directory).get(name)
         return None if number is None else lost_entries.entry_again(connection, name, number)
 
     return _attempt(database, again), not _is_written(database, name)
+
+
+def _put_right(entry: ManifestEntry) -> Callable[[Connection], ManifestEntry]:
+    """Return the query for an entry as its batch wrote it, where somebody altered it."""
+
+    def query(connection: Connection) -> ManifestEntry:
+        altered = contents.altered_entries(connection)
+        is_altered = entry.schema_name in altered
+        return lost_entries.as_written(connection, entry) if is_altered else entry
+
+    return query
 
 
 def _is_written(database: Database, name: str) -> bool:
