@@ -50,6 +50,8 @@ from rtstore.shell import shell_word
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _FORMAT_AT, _WAL_FORMAT = 18, b"\x02\x02"
+_BYTES_MIN = 512
+"""The size of the smallest page of SQLite, and so of the smallest database."""
 _APPEARS_S = 0.1
 """In seconds. The longest that a process takes to make its WAL, once it has the database open."""
 _CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
@@ -278,6 +280,8 @@ def _look_at_header(path: Path) -> bool:
     found = check_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, EMPTY)
+    if found.st_size < _BYTES_MIN:  # SQLite takes such a file for an empty database of nobody
+        raise CorruptDatabaseError(path, f"it was cut short, to less than {_BYTES_MIN} bytes")
     try:
         with _header_of(path) as header:
             check_side_files(path)  # its locks are asked for by the descriptor that is open now

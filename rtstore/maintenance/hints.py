@@ -143,6 +143,10 @@ def refuse_lost_batches(
         problem = "its database knows of no batch: it is a new one, or its WAL did not come along"
         run = rebuild_command(directory, launch)
         team = database.read(manifest.load_head).team_name
+        named = database.read(manifest.load_descriptors) or KNOWN_DESCRIPTORS
+        if not {item.relative_path for item in named}.issuperset(found):
+            run = rebuild_with_descriptors(directory, launch, team_name=team)
+            run += f" ({about_descriptors(directory, team_name=team)})"
         if two_teams(directory, team, launch) is not None:
             problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
             run = rtstore_at("doctor", directory)

@@ -16,13 +16,14 @@ from rtstore import (
     RuntimeStore,
     RuntimeStoreError,
     StartKind,
+    rebuild_database,
 )
 from rtstore.cli.demo.writer import TEAM
 from rtstore.cli.exits import ExitCode
 from rtstore.shell import shell_command
 from tests.cli.commands import ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
-from tests.cli.walks import WALKED, Step, delete_batch_writes, old_copy, walk
+from tests.cli.walks import NOTES, WALKED, Step, delete_batch_writes, old_copy, walk
 from tests.support import breadth
 
 CHOICES: dict[str, Callable[[list[Any]], Any]] = {
@@ -176,6 +177,34 @@ def test_deleted_writes_of_batches_are_told_by_all(tmp_path: Path) -> None:
     assert "are gone: somebody edited the database" in result.out + result.err
     with pytest.raises(CorruptDatabaseError, match="are gone"), RuntimeStore.open(directory):
         pass
+
+
+@pytest.mark.parametrize(
+    ("trouble", "force"),
+    [
+        ("stores of its own, the database gone", False),
+        ("stores of its own, the database cut to a byte", False),
+        ("stores of its own, the database nonsense", False),
+        ("stores of its own, another program's database", True),
+        ("stores of its own, forgotten by a forced rebuild", False),
+    ],
+)
+def test_a_rebuild_is_named_with_the_descriptors(
+    tmp_path: Path, trouble: str, *, force: bool
+) -> None:
+    """Where no database knows the stores of a runtime: by the doctor, or by the error that the
+    runtime gets. As it is printed, it is accepted, and forgets no store."""
+    directory = WALKED[trouble](tmp_path)
+    with pytest.raises(RuntimeStoreError) as caught:
+        RuntimeStore.open(directory, descriptors=[NOTES])
+    told = str(caught.value) + run("doctor", directory).out
+    named = [line for line in told.split("\n") if "rtstore rebuild" in line]
+    assert named
+    options = " --force --descriptors MODULE:NAME" if force else " --descriptors MODULE:NAME"
+    assert all(options in line for line in named)
+    rebuild_database(directory, team_name=TEAM, descriptors=[NOTES], force=force)
+    with RuntimeStore.open(directory, descriptors=[NOTES]) as store:
+        assert store.read(NOTES).data == 1
 
 
 def test_a_newer_file_names_the_newer_program(tmp_path: Path) -> None:

@@ -127,6 +127,30 @@ def _own_stores_without_database(parent: Path) -> Path:
     return directory
 
 
+def _own_stores_beside(content: bytes | None) -> Callable[[Path], Path]:
+    """The database is not one any more: `content`, or without it another program's."""
+
+    def make(parent: Path) -> Path:
+        directory = _own_store(parent)
+        path = directory / DATABASE_NAME
+        path.unlink()
+        if content is None:
+            with closing(sqlite3.connect(path)) as other, other:
+                other.execute("CREATE TABLE notes (text)")
+        else:
+            path.write_bytes(content)
+        return directory
+
+    return make
+
+
+def _own_stores_forgotten(parent: Path) -> Path:
+    """Rebuilt by somebody who forced it, and named no store."""
+    directory = _own_stores_without_database(parent)
+    assert run("rebuild", directory, "--team", TEAM, "--force").code == 0
+    return directory
+
+
 def _first_session_without_wal(parent: Path) -> Path:
     directory = parent / "first"
     store = RuntimeStore.open(parent / "origin", team_name=TEAM, descriptors=[NOTES])
@@ -369,6 +393,10 @@ def _refused_statement(parent: Path) -> Path:
 
 MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database gone": _own_stores_without_database,
+    "stores of its own, the database cut to a byte": _own_stores_beside(b"S"),
+    "stores of its own, the database nonsense": _own_stores_beside(b"nonsense" * 1000),
+    "stores of its own, another program's database": _own_stores_beside(None),
+    "stores of its own, forgotten by a forced rebuild": _own_stores_forgotten,
     "a first session without its WAL": _first_session_without_wal,
     "an empty database of the same team": lambda parent: _empty_database(parent, TEAM),
     "an empty database of another team": lambda parent: _empty_database(parent, "blue"),

@@ -147,7 +147,10 @@ def examine(
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
-    nameless = _nameless(directory, known or (), fs) if helps and left.descriptors is None else ()
+    is_unread = helps or state is DatabaseState.FOREIGN
+    nameless = (
+        _nameless(directory, known or (), fs) if is_unread and left.descriptors is None else ()
+    )
     space = _space(directory)
     is_full = no_room(directory) is not None
     return Facts(

@@ -319,8 +319,6 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
         yield _once_there_is_room(facts, restore)
     if facts.is_backup:
         yield next(_ways_of_backup(facts))
-    elif facts.nameless_files:
-        yield _rebuild_in_the_runtime(facts)
     elif facts.has_store_files:
         yield _rebuild(facts)
     elif facts.state is DatabaseState.DAMAGED:  # contents may be readable still
@@ -329,13 +327,13 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
         yield _rebuild(facts)
 
 
-def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
+def _rebuild_in_the_runtime(facts: Facts, *options: str) -> Suggestion:
     """A store file does not say the name of its store: only the descriptors of the runtime do."""
     team = facts.launch.team_name or facts.team_in_database or "NAME"
     stores = "stores of its own, if it has any"
     if facts.nameless_files:
         stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
-    rebuild = rebuild_with_descriptors(facts.directory, facts.launch, team_name=team)
+    rebuild = rebuild_with_descriptors(facts.directory, facts.launch, *options, team_name=team)
     return Suggestion(
         command=None,
         why=f"the runtime must name {stores} with its descriptors ({rebuild}); what they do not "
@@ -377,12 +375,14 @@ def _is_full(facts: Facts) -> bool:
 
 
 def _rebuild(facts: Facts, *options: str) -> Suggestion:
+    if facts.renamed and "--force" not in options:
+        options = (*options, "--force")
+    if facts.nameless_files:
+        return _rebuild_in_the_runtime(facts, *options)
     undecided = two_teams(facts.directory, facts.team_in_database, facts.launch)
     if undecided is not None:
         return Suggestion(command=None, why=undecided)
     team = facts.launch.team_name or facts.team_in_database or "NAME"
-    if facts.renamed and "--force" not in options:
-        options = (*options, "--force")
     if facts.descriptors_name is not None:
         options = (*options, "--descriptors", facts.descriptors_name)
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"

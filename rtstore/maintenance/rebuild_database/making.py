@@ -215,7 +215,7 @@ def _check_reason(
             raise
         return error.problem
     if problem is None:
-        if _knows_less_than_the_files(directory):
+        if _knows_less_than_the_files(directory, registry):
             return NO_BATCH
         if force:
             return "nothing: it was rebuilt on demand"
@@ -240,12 +240,12 @@ def _check_reason(
     return problem
 
 
-def _knows_less_than_the_files(directory: Path) -> bool:
+def _knows_less_than_the_files(directory: Path, registry: Registry | None) -> bool:
     """Return whether store files show batches that a sound database does not have; see
-    `refuse_lost_batches`."""
+    `refuse_lost_batches`. The stores are those given, as in the opening that refuses them."""
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
-        known = database.read(manifest.load_descriptors)
+        known = registry or database.read(manifest.load_descriptors)
         refuse_lost_batches(directory, database, known, FileSystem())
     except DatabaseMissingError:
         return True
