@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from rtstore.control.checks import failed_check
 from rtstore.control.lost_history import count_remains
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
@@ -68,20 +69,24 @@ def copy(
 
 
 def check(path: Path) -> None:
-    """Raise `CorruptDatabaseError` unless every page, index and foreign key of a database is sound.
-    What is left of history that somebody deleted by hand is no damage.
+    """Raise `CorruptDatabaseError` unless every page, index and foreign key of a database is sound,
+    and every row is what its table allows. What is left of history that somebody deleted by hand is
+    no damage.
 
     Changes nothing, and creates no side file of a database at rest.
     """
     database = Database(path, read_only=True)
     try:
         problem, orphans = database.read(_problems)
+        failed = database.read(failed_check) if problem == "ok" else None
     finally:
         database.close()
     if problem != "ok":
         raise CorruptDatabaseError(path, problem)
     if orphans:
         raise CorruptDatabaseError(path, f"{orphans} rows refer to rows that are not there")
+    if failed is not None:
+        raise CorruptDatabaseError(path, failed)
 
 
 def pages(path: Path) -> Iterator[bytes]:

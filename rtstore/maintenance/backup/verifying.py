@@ -241,6 +241,8 @@ def read_everything(
         database.read(batches.load_open)
         if "quarantined_files" not in lost_tables:
             database.read(recovery_log.list_quarantined)
+        if "recovery_actions" not in lost_tables:
+            database.read(recovery_log.last_steps)
         if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
             database.read(runs.list_runs)
