@@ -243,8 +243,8 @@ def _revision_of(marks: _Marks) -> str | None:
     by_number = REVISIONS[marks.number - 1 : marks.number] if marks.number > 0 else ()
     named = {*by_number, *names}
     revision = next((each for each in REVISIONS if each in named and fits(marks.parts, each)), None)
-    if marks.number > len(REVISIONS):
-        return None
+    if marks.number > len(REVISIONS) and (names != (revision,) or not marks.application_id):
+        return None  # of a newer one, unless all else says another
     if marks.application_id == APPLICATION_ID:
         return revision
     is_clear = marks.names is not None and len(names) <= 1 and named == {revision}

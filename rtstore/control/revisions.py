@@ -158,11 +158,14 @@ def inspect_revision(path: Path) -> str:
             return REVISIONS[-1]
     application_id, number, rows, name = _look_at_revision(path)
     _check_application(path, application_id)
-    if not (0 < number <= len(REVISIONS) and _is_made_by(path, REVISIONS[number - 1])):
+    numbered = REVISIONS[number - 1] if 0 < number <= len(REVISIONS) else None
+    # A number that no revision has, with the name and the schema of one, was altered.
+    revision = numbered or (name if name in REVISIONS else None)
+    if revision is None or not _is_made_by(path, revision):
         _check_not_newer(path, number, name)
     if rows > 1:
         raise CorruptDatabaseError(path, f"alembic_version has {rows} rows, not one")
-    if name is None or number < 1 or REVISIONS[number - 1] != name:
+    if name is None or numbered != name:
         raise CorruptDatabaseError(
             path, f"user_version is {number}, but alembic_version says {name!r:.80}"
         )
@@ -291,7 +294,7 @@ def _look_at_header(path: Path) -> bool:
             # SQLite refuses a file that lacks whole pages. The count reads the whole schema.
             is_cut = found.st_size % page_size > 0
             pages = header.execute("PRAGMA page_count").fetchone()[0] if is_cut else 0
-            name = _name_in(header) if number > len(REVISIONS) else None
+            name, is_newer = _newer_in(header, number, has_wal=idle.wal_size(path) > 0)
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
         raise CorruptDatabaseError(path, "what it says of itself is no text") from error
     except sqlite3.Error as error:
@@ -303,12 +306,25 @@ def _look_at_header(path: Path) -> bool:
             return False  # an interrupted checkpoint: the file is whole only with its WAL
         raise translate(error, path) from error
     _check_application(path, application_id)
-    _check_not_newer(path, number, name)  # a WAL could only make it newer
+    if is_newer:
+        _check_not_newer(path, number, name)
     if found.st_size < pages * page_size and not idle.wal_size(path):
         # SQLite reads the missing part of the page as zeros. With a WAL: an interrupted checkpoint.
         # What is behind the last page it never reads, and the next page goes over it.
         raise CorruptDatabaseError(path, "its last page is cut short")
     return bool(number == len(REVISIONS))
+
+
+def _newer_in(header: sqlite3.Connection, number: int, *, has_wal: bool) -> tuple[str | None, bool]:
+    """Return the name of the revision, and whether the file alone shows that it is newer: a WAL
+    could only make it newer. A number that no revision has is not enough beside the name and the
+    schema of one; the name of a newer one may be in the WAL."""
+    if number <= len(REVISIONS):
+        return None, False
+    name = _name_in(header)
+    if name not in REVISIONS:
+        return name, True
+    return name, not has_wal and not fits(letters(header), name)
 
 
 def _name_in(header: sqlite3.Connection) -> str | None:

@@ -474,6 +474,7 @@ def test_a_damaged_control_file_beside_an_empty_store(tmp_path: Path) -> None:
 def _newer(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 999")
+        connection.execute("UPDATE alembic_version SET version_num = '0999_later'")
     connection.close()
 
 

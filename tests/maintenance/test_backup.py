@@ -491,7 +491,8 @@ def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
     """The database of a newer rtstore is no damage: what helps is another version."""
     backup = tmp_path / "backup"
     back_up(directory, backup)
-    _sql("PRAGMA user_version = 999")(backup)
+    later = "UPDATE alembic_version SET version_num = '0999_later'"
+    _sql(later, "PRAGMA user_version = 999")(backup)
     with pytest.raises(BackupDamagedError, match="of a newer rtstore"):
         verify_backup(backup)  # it was changed since, so nothing that it says can be relied on
     record = json.loads((backup / RECORD_NAME).read_bytes())

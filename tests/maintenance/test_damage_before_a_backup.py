@@ -103,6 +103,7 @@ def test_a_changed_backup_of_a_newer_rtstore_is_told_once(directory: Path, tmp_p
     """It was changed since, so that what it says of its revision may be wrong, too."""
     backup = tmp_path / "backup"
     assert run("backup", directory, backup).code == 0
+    _sql(backup / DATABASE_NAME, "UPDATE alembic_version SET version_num = '0999_later'")
     _sql(backup / DATABASE_NAME, "PRAGMA user_version = 999")
     said = run("verify", backup).err
     assert said.count("Nothing was touched") == 1

@@ -44,6 +44,9 @@ LOST = {
     "two names, one unknown": (("INSERT INTO alembic_version VALUES ('9999_future')",), ROW),
     "the table": (("DROP TABLE alembic_version",), {"table alembic_version"}),
     "an older number": (("PRAGMA user_version = 5",), {"user_version"}),
+    "a number that no revision has": (("PRAGMA user_version = 24",), {"user_version"}),
+    "a number far from any": (("PRAGMA user_version = 268435464",), {"user_version"}),
+    "a negative number": (("PRAGMA user_version = -2147483640",), {"user_version"}),
 }
 NUMBERS = ("PRAGMA application_id = 0", "PRAGMA user_version = 0")
 
@@ -136,6 +139,7 @@ FOREIGN = {
     "a column more": (*NUMBERS, "ALTER TABLE write_batches ADD COLUMN note TEXT"),
     "a view less": (*NUMBERS, "DROP VIEW run_log"),
     "another number": ("PRAGMA application_id = 0", "PRAGMA user_version = 3"),
+    "a number that no revision has": ("PRAGMA application_id = 0", "PRAGMA user_version = 24"),
     "an unknown name": (*NUMBERS, "UPDATE alembic_version SET version_num = '0008_others'"),
     "an older name": (*NUMBERS, f"UPDATE alembic_version SET version_num = '{REVISIONS[-2]}'"),
     "no name and no number": (*NUMBERS, "DELETE FROM alembic_version"),
@@ -178,7 +182,12 @@ def test_another_programs_database(tmp_path: Path) -> None:
 
 
 NEWER = {
-    "a higher number": ("PRAGMA user_version = 9",),
+    "a higher number and an unknown name": (
+        "PRAGMA user_version = 9",
+        "UPDATE alembic_version SET version_num = '0009_more'",
+    ),
+    "a higher number and a part of its own": ("PRAGMA user_version = 9", "CREATE TABLE more (x)"),
+    "a higher number and no name": ("PRAGMA user_version = 9", "DELETE FROM alembic_version"),
     "an unknown name, and a part of its own": (
         "UPDATE alembic_version SET version_num = '0009_more'",
         "CREATE TABLE more (x)",

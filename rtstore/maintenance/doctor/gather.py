@@ -147,10 +147,7 @@ def examine(
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
-    is_unread = helps or state is DatabaseState.FOREIGN
-    nameless = (
-        _nameless(directory, known or (), fs) if is_unread and left.descriptors is None else ()
-    )
+    nameless = _nameless(directory, known or (), fs, state, left)
     space = _space(directory)
     is_full = no_room(directory) is not None
     return Facts(
@@ -265,8 +262,18 @@ def _refused(path: Path, known: Registry) -> str | None:
     return None
 
 
-def _nameless(directory: Path, known: Iterable[Descriptor], fs: FileSystem) -> tuple[str, ...]:
-    """Return the store files whose stores neither those descriptors nor the known ones name."""
+def _nameless(
+    directory: Path,
+    known: Iterable[Descriptor],
+    fs: FileSystem,
+    state: DatabaseState,
+    left: Salvage,
+) -> tuple[str, ...]:
+    """Return the store files whose stores neither those descriptors nor the known ones name, where
+    the database cannot be asked for its own."""
+    unread = (DatabaseState.DAMAGED, DatabaseState.ABSENT, DatabaseState.FOREIGN)
+    if state not in unread or left.descriptors is not None:
+        return ()
     named = {item.relative_path for item in known}
     return tuple(path for path in nameless_of(store_files(directory, (), fs)) if path not in named)
 
