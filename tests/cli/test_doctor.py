@@ -597,6 +597,24 @@ def _backup_offered(directory: Path) -> str | None:
     return offered[0] if offered else None
 
 
+@pytest.mark.parametrize("copied_last", ["older", "newer"])
+def test_the_back_up_with_the_most_batches_is_offered(tmp_path: Path, copied_last: str) -> None:
+    """Whatever the times of its files say: they are those of the last copy."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        store.back_up(tmp_path / "older")
+        store.update(LEASES, lambda data: data, identity=IDENTITY, reason="host_lease_update")
+        store.back_up(tmp_path / "newer")
+    for number, name in enumerate(("older", "newer")):
+        late = 2 if name == copied_last else number
+        os.utime(
+            tmp_path / name / "runtime-store.backup.json",
+            (1_900_000_000 + late, 1_900_000_000 + late),
+        )
+    overwrite(directory / DATABASE_NAME, "write_batches")
+    assert _backup_offered(directory) == str(tmp_path / "newer")
+
+
 def test_the_back_up_of_another_directory_is_not_offered(tmp_path: Path) -> None:
     """Two directories of one team, each with its back-up beside them: each gets its own, and none
     the other's, though that is the newer one. One that was moved since is known by its batches."""

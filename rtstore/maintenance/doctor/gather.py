@@ -592,19 +592,28 @@ def _newest_batch(path: Path) -> datetime | None:
 
 
 def _backup(directory: Path, fs: FileSystem) -> Path | None:
-    """Return the newest sound back-up of this directory. Candidates are the back-ups of upgrades in
-    it, and the back-ups next to it that are of this directory: another directory of the same team
-    may have its back-ups there too."""
-    candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
+    """Return the newest sound back-up of this directory: the one with the most batches, and of
+    those the one that was made last. The times of files say nothing: a copy has others.
+
+    Candidates are the back-ups of upgrades in it, and the back-ups next to it that are of this
+    directory: another directory of the same team may have its back-ups there too."""
+    candidates: list[tuple[int, float, Path]] = []
+    for number, path in enumerate(backups_in(directory, fs)):  # oldest first
+        head = _read(path, manifest.load_head)
+        candidates.append((head.high_watermark if head else 0, float(number), path))
     beside: list[str] = []
     with suppress_system_error():
         beside = fs.list_directory(directory.absolute().parent)[:_NEIGHBOURS]
     for name in beside:
         path = directory.absolute().parent / name
         with suppress_system_error(RuntimeStoreError):
-            if _lstat(path / RECORD_NAME) is not None and _is_of(directory, read_record(path, fs)):
-                candidates.append((_mtime(path / RECORD_NAME), path))
-    for _, path in sorted(candidates, reverse=True):
+            if _lstat(path / RECORD_NAME) is None:
+                continue
+            record = read_record(path, fs)
+            if _is_of(directory, record):
+                made = record.created_at.timestamp() if record.created_at else 0.0
+                candidates.append((record.high_watermark, made, path))
+    for *_, path in sorted(candidates, reverse=True):
         with suppress_system_error(RuntimeStoreError):
             verify_backup(path)
             return path
