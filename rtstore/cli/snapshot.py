@@ -51,7 +51,6 @@ from rtstore.maintenance.hints import (
     read_launch_state,
     suggest_command,
 )
-from rtstore.maintenance.suggestions import way_to_register
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.differences import is_same_json
@@ -270,8 +269,6 @@ class Look:
         if self.backup is not None or any(item.schema_name is None for item in self.hindrances):
             return found, found
         more = [_pruning(self)] if self.outgrown else []
-        if self.unregistered and not self.lines:
-            more.insert(0, _registering(self))
         return found, self._where_room_is((*steps, *more))
 
     def _where_room_is(self, steps: tuple[NextStep, ...]) -> tuple[NextStep, ...]:
@@ -286,13 +283,6 @@ def _paths(lines: Iterable[StoreLine], but_not: Iterable[Hindrance] = ()) -> dic
     """Return the path of each store, but of those whose path another store's file takes."""
     taken = {item.schema_name for item in but_not if item.kind is HindranceKind.TAKEN}
     return {item.schema_name: item.relative_path for item in lines if item.schema_name not in taken}
-
-
-def _registering(look: Look) -> NextStep:
-    """Return the step that registers stores again, where no descriptor is remembered."""
-    paths = look.manifest.paths
-    way = way_to_register(look.directory, {name: paths[name] for name in look.unregistered})
-    return NextStep(command=way.command, why=f"no store is looked after here: {way.why}")
 
 
 def _pruning(look: Look) -> NextStep:

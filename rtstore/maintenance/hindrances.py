@@ -26,7 +26,7 @@ from rtstore.files.owners import (
 )
 from rtstore.files.paths import move_aside_command, store_path
 from rtstore.foreign import system_error
-from rtstore.maintenance.suggestions import owning_way
+from rtstore.maintenance.suggestions import owning_way, way_to_register
 from rtstore.model.descriptors import TakenFiles
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import rtstore_at, shell_word
@@ -51,6 +51,8 @@ def hindrances(
     whole = tuple(_of_all(directory))
     if whole:
         return whole
+    if committed and not stores:
+        return (_no_stores(directory, committed),)
     here = {name: path for name, path in stores.items() if name not in moved}
     return (*_of_stores(directory, here), *_taken(here, committed), *_moved(moved))
 
@@ -182,6 +184,17 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             )
         elif path.parent in closed:
             yield _read_only(shown.parent, name)
+
+
+def _no_stores(directory: Path, committed: Mapping[str, str]) -> Hindrance:
+    """Without a descriptor no file is looked at, and nothing can be read or written."""
+    names = ", ".join(committed)
+    way = way_to_register(directory, committed)
+    return Hindrance(
+        kind=HindranceKind.NO_STORES,
+        problem=f"no descriptor is registered, so that no store is looked after: committed {names}",
+        way=Suggestion(command=way.command, why=f"no store is looked after here: {way.why}"),
+    )
 
 
 def _taken(stores: Mapping[str, str], committed: Mapping[str, str]) -> Iterator[Hindrance]:

@@ -6,7 +6,7 @@ Nothing here reads a file or a database, so each row of the tables below can be 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -161,7 +161,7 @@ def build_plan(
     told = {*findings, *rolled_forward}
     made = _of_entries(set(lost_entries) - told, set(altered_entries) - told)
     actions.extend(action for action, _ in made)
-    diagnostics.extend(said for _, said in made)
+    diagnostics.extend((*(said for _, said in made), *_left_alone(manifest, criticality)))
     diagnostics.extend(
         f"Runtime store {action.schema_name} needs the rebuilder {action.rebuilder}"
         for action in actions
@@ -371,6 +371,13 @@ def _make_entry(name: str, *, has_file: bool = True) -> tuple[RecoveryAction, st
     if not has_file:
         message += " (it has no file, either: if a batch deleted it, the record of that is gone)"
     return _restoring(name, ENTRY_MISSING), message
+
+
+def _left_alone(manifest: Manifest, registered: Collection[str]) -> Iterator[str]:
+    """Yield what is said of committed stores that no descriptor names: nobody looks after them."""
+    names = [each.schema_name for each in manifest.entries if each.schema_name not in registered]
+    if names and registered:  # with none, that is a hindrance
+        yield f"Runtime stores that no descriptor names are not looked after: {', '.join(names)}"
 
 
 def _of_entries(

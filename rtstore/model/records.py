@@ -762,6 +762,8 @@ class HindranceKind(StrEnum):
     """The file of a store is another store's."""
     MOVED = "moved"
     """Another program gave a store another file."""
+    NO_STORES = "no_stores"
+    """No descriptor is registered, though stores are committed."""
 
 
 class Hindrance(Record):

@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import InvalidRequestError, RuntimeStore
+from rtstore import InvalidRequestError, RuntimeStore, StartKind
 from tests.cli.commands import run
-from tests.support import LEASES, LEDGER, new_directory, open_store, plain_descriptor, write
+from tests.support import (
+    FILE_OF,
+    LEASES,
+    LEDGER,
+    new_directory,
+    open_store,
+    plain_descriptor,
+    write,
+)
 
 
 def forget(directory: Path) -> None:
@@ -40,6 +48,24 @@ def test_the_doctor_names_the_stores(directory: Path) -> None:
     assert LEDGER in said.out
     assert "no store file was looked at" in said.out
     assert "every store file" not in said.out
+
+
+def test_nobody_calls_it_ready(directory: Path) -> None:
+    """Though a file is empty and another gone, nobody looked: so no runtime may start, and no
+    command says that it may."""
+    (directory / FILE_OF[LEASES]).write_text("")
+    (directory / FILE_OF[LEDGER]).unlink()
+    with RuntimeStore.open(directory) as store:
+        check = store.check_readiness()
+        assert not check.ok
+        (said,) = check.diagnostics
+        assert LEASES in said
+        start = store.start_state("run-2")
+        assert (start.kind, start.why) == (StartKind.REFUSE, said)
+    for command in ("status", "recover", "doctor"):
+        assert run(command, directory).code == 1
+    assert run("status", directory, "--json").json()["verdict"] == "blocked"
+    assert "Writer lock        free" in run("status", directory).out
 
 
 def test_what_status_names_registers_them_again(directory: Path) -> None:
@@ -87,6 +113,10 @@ def test_one_store_without_a_descriptor_is_not_every_store(directory: Path) -> N
     """The doctor says of the others that they are as committed, and names this one."""
     with RuntimeStore.open(directory, descriptors=[plain_descriptor("own.b", "b.json")]) as store:
         write(store, "own.b", 1)
+        (said_by_plan,) = store.plan_recovery().diagnostics
+        assert "that no descriptor names are not looked after" in said_by_plan
+        assert LEASES in said_by_plan
+        assert store.check_readiness().ok
     said = run("doctor", directory)
     assert "every store file that a descriptor names is what is committed" in said.out
     assert LEASES in said.out

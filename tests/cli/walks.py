@@ -230,6 +230,17 @@ def delete_batch_writes(directory: Path) -> None:
         raw.execute("DELETE FROM batch_writes")
 
 
+def _delete_descriptors(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("DELETE FROM store_descriptors")
+
+
+def _own_store_without_descriptors(parent: Path) -> Path:
+    directory = _own_store(parent)
+    _delete_descriptors(directory)
+    return directory
+
+
 def _contents_and_a_file_gone(directory: Path) -> None:
     delete_contents(directory)
     (directory / LEASES_FILE).unlink()
@@ -418,6 +429,8 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "an imported batch without contents": _imported_open,
     "contents deleted": _with(delete_contents),
     "the writes of batches deleted": _with(delete_batch_writes),
+    "descriptors deleted": _with(_delete_descriptors),
+    "the descriptors of stores of its own deleted": _own_store_without_descriptors,
     "contents deleted, and a file": _with(_contents_and_a_file_gone),
     "contents deleted, and a file edited": _with(_contents_gone_and_an_edit),
     "a file that is a link": _with(lambda place: _link_to(place, "same.json")),

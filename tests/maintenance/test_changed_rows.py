@@ -113,7 +113,7 @@ def test_a_receipt(tmp_path: Path, path: str, remembers: bool) -> None:
     _change(directory, written)
     if not remembers:
         _change(directory, "DELETE FROM store_descriptors")
-    _put_right(directory)
+    _put_right(directory, ready=remembers)
     assert _ask(directory, entry) == before
     assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
 
@@ -165,7 +165,7 @@ def test_entries_that_have_each_others_files(tmp_path: Path, remembers: bool) ->
         )
     if not remembers:
         _change(directory, "DELETE FROM store_descriptors")
-    _put_right(directory)
+    _put_right(directory, ready=remembers)
     assert _ask(directory, paths) == before
     assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
 

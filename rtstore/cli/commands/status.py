@@ -45,6 +45,7 @@ from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,
     Batch,
+    HindranceKind,
     InspectionState,
     ReadinessCheck,
     ReasonName,
@@ -249,7 +250,8 @@ def _in_the_way(store: RuntimeStore) -> str | None:
 
 
 def _lock(look: Look, report: StatusReport, obstacle: str | None) -> str | Cell:
-    if any(item.schema_name is None for item in look.hindrances):
+    kinds = {item.kind for item in look.hindrances if item.schema_name is None}
+    if kinds - {HindranceKind.NO_STORES}:
         return "cannot be taken"
     if report.lock_holder:
         return f"held by {report.lock_holder}"

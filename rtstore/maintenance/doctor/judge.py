@@ -459,19 +459,19 @@ def _stores(facts: Facts) -> Iterator[Finding]:
         yield say.yellow(f"opening with these descriptors moves {', '.join(moves)}")
     if facts.verdict is None:
         return
+    if facts.remembers_no_store and facts.unregistered:
+        yield say.red(
+            f"{facts.verdict}: the database remembers no descriptor, so that no store file was "
+            f"looked at: committed are {_some(tuple(facts.unregistered))}",
+            way_to_register(facts.directory, facts.unregistered),
+        )
+        return
     ways = facts.next
     if facts.is_backup and ways:
         ways = (next(_ways_of_backup(facts)),)
     if facts.verdict == "ready" and ways:
         why = facts.newer_batches or "not every store file is what is committed"
         yield say.yellow(f"ready, but {why}", *ways)
-        return
-    if facts.verdict == "ready" and facts.remembers_no_store and facts.unregistered:
-        yield say.yellow(
-            "ready, but the database remembers no descriptor, so that no store file was looked at: "
-            f"committed are {_some(tuple(facts.unregistered))}",
-            way_to_register(facts.directory, facts.unregistered),
-        )
         return
     if facts.verdict == "ready":
         named = " that a descriptor names" if facts.unregistered else ""
