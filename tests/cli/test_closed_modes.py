@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from rtstore import DATABASE_NAME
 from rtstore.cli.exits import ExitCode
 from rtstore.maintenance.backup import verify_backup
 from tests.cli.commands import ready_team, run_all
 from tests.cli.test_bad_input import _without_privileges
-from tests.support import breadth
+from tests.maintenance.test_rebuild_database import overwrite
+from tests.support import breadth, open_store, plain_descriptor, write
 
 COMMANDS = ("status", "doctor", "recover", "log", "plan")
 
@@ -30,6 +32,29 @@ def test_the_directory_itself(tmp_path: Path, mode: int) -> None:
         assert told.code == ExitCode.RETRY_LATER, told
         assert f"chmod u+rwx {directory}" in told.err, told
     directory.chmod(0o700)
+
+
+@pytest.mark.parametrize("database", ["there", "gone", "damaged"])
+@pytest.mark.parametrize("mode", breadth.params([0o600, 0o300, 0o000], normal=[0o000]))
+def test_a_folder_of_stores(tmp_path: Path, mode: int, database: str) -> None:
+    """The doctor looks at all else, and names the folder."""
+    directory = tmp_path / "t"
+    stores = [plain_descriptor("own.a", "below/a.json"), plain_descriptor("own.b", "b.json")]
+    with open_store(directory, descriptors=stores) as store:
+        write(store, "own.a", 1)
+        write(store, "own.b", 1)
+    if database == "gone":
+        (directory / DATABASE_NAME).unlink()
+    elif database == "damaged":
+        overwrite(directory / DATABASE_NAME, "write_batches")
+    (directory / "below").chmod(mode)
+    (told,) = run_all([("doctor", directory)], before=_without_privileges())
+    (directory / "below").chmod(0o700)
+    assert told.code == ExitCode.NOT_READY, told
+    if database == "there" or mode == 0o300:
+        assert f"chmod -R u+rwX {directory}" in told.out, told
+    assert "database" in told.out
+    assert "permissions" in told.out
 
 
 def test_a_folder_above_it(tmp_path: Path) -> None:

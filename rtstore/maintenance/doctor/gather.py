@@ -144,7 +144,7 @@ def examine(
     given = _of_given(path, known if state in _READABLE else None, committed, fs)
     descriptors = tuple(where_they_are(known or saved or KNOWN_DESCRIPTORS, given["moved"]))
     files = [store_path(directory, item.relative_path) for item in descriptors]
-    there = [file for file in files if _lstat(file) is not None]
+    there = [file for file in files if _is_there(file)]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
     nameless = _nameless(directory, known or (), fs, state, left)
@@ -185,9 +185,7 @@ def examine(
         is_others=is_others(directory),
         not_writable=tuple(_not_writable(directory)),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
-        unreadable=tuple(
-            file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
-        ),
+        unreadable=(*_closed_folders(directory, files), *_unreadable((path, *there))),
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
         **(_quarantined(directory, fs) if state in _READABLE else {}),
         stray_files=tuple(_strays(directory, names, there)),
@@ -802,6 +800,25 @@ def _lstat(path: Path) -> os.stat_result | None:
         return None
     except system_error() as error:
         raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether something can be seen at a path. In a closed folder nothing can."""
+    with suppress(StorageError):
+        return _lstat(path) is not None
+    return False
+
+
+def _closed_folders(directory: Path, files: Iterable[Path]) -> Iterator[str]:
+    """Yield the folders of files that are closed, below the directory: what is in them cannot be
+    looked at."""
+    for folder in sorted({file.parent for file in files} - {directory}):
+        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+            yield f"{folder.relative_to(directory)}/"
+
+
+def _unreadable(paths: Iterable[Path]) -> Iterator[str]:
+    return (path.name for path in paths if _is_there(path) and not os.access(path, os.R_OK))
 
 
 def _size(path: Path) -> int:
