@@ -32,6 +32,7 @@ from rtstore import (
 from rtstore.control import revisions
 from rtstore.maintenance.rebuild_database import StoreOutcome
 from tests.support import (
+    DIAGNOSTICS,
     IDENTITY,
     LAUNCH,
     LEASES,
@@ -379,18 +380,22 @@ def test_without_a_database_nobody_knows_the_old_file(notes: Path) -> None:
 
 
 def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> None:
-    """A file changed by hand is the truth now, bound to no run unless one is given."""
+    """A file changed by hand is the truth now, of the run that its store is of unless one is
+    given; one of which the old database says nothing is of no run."""
     with open_store(directory) as store:
         path = file_of(store, LEASES)
-    path.write_text('{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}')
+        never = file_of(store, DIAGNOSTICS)
+    for changed in (path, never):
+        changed.write_text('{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}')
     overwrite(directory / DATABASE_NAME, "recovery_runs")
     shutil.copytree(directory, directory.with_name("twin"))
     report = rebuild_database(directory)
     details = {store.schema_name: store.detail for store in report.stores}
     assert "differs from what was committed" in str(details[LEASES])
     with RuntimeStore.open(directory) as store:
-        assert store.read(LEASES).run_id is None
+        assert store.read(LEASES).run_id == "run-1"
         assert store.read(LAUNCH).run_id == "run-1"
+        assert store.read(DIAGNOSTICS).run_id is None
     rebuild_database(directory.with_name("twin"), identity=RunIdentity(run_id="run-2"))
     with RuntimeStore.open(directory.with_name("twin")) as store:
         assert store.read(LEASES).run_id == "run-2"

@@ -123,8 +123,10 @@ def rebuild_database(
         descriptors: the stores of this runtime. Default: those saved in the old database, or the
             known stores of an OpenCode team.
         identity: the run identity for files whose identity cannot be read from the old database,
-            and the active identity when that cannot be read. Without it such files belong to no
-            run, and are stale for every run that expects its own identity.
+            or that were changed, and the active identity when that cannot be read. Without it a
+            file that was changed stays with the run of its store, and one of which the old database
+            says nothing belongs to no run, and is stale for every run that expects its own
+            identity.
         force: rebuild also when the database is sound, of another program, or there under another
             name, or when there are store files whose stores no descriptor names; those files are
             left out.
@@ -522,7 +524,7 @@ class _NewDatabase:
         )
 
     def _entry(self, number: int, found: FoundStore, write: PlannedWrite) -> ManifestEntry:
-        return entry_under(found.entry or self._given, write, number)
+        return entry_under(found.entry or self._given or found.before, write, number)
 
 
 # --- 6: set aside -------------------------------------------------------------------------------

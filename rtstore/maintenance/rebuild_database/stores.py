@@ -41,6 +41,8 @@ class FoundStore(Record):
     mtime_ns: int = 0
     entry: ManifestEntry | None = None
     """The entry of the damaged database for exactly this content; None when there is none."""
+    before: ManifestEntry | None = None
+    """The entry there of other content, where the file was changed since."""
     superseded: Superseded | None = None
     """What its file holds instead; None unless that is a version of ours."""
 
@@ -135,6 +137,7 @@ def look_at_store(
         schema_version=version,
         mtime_ns=mtime_ns,
         entry=entry if same else None,
+        before=None if same else entry,
     )
 
 
