@@ -41,7 +41,7 @@ from rtstore.control.sqlite.processes import Process, in_transaction, listed, sq
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.maintenance.suggestions import ways_to_free
-from rtstore.model.decide import ENTRY_MISSING
+from rtstore.model.decide import ENTRY_ALTERED, ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,
     Batch,
@@ -414,6 +414,8 @@ def _holds_cell(line: StoreLine, look: Look) -> Cell:
         return Cell("open batch's version", "warn")
     if line.schema_name in look.closed:
         return Cell("not readable", "bad")
+    if line.reason == ENTRY_ALTERED:
+        return Cell("not known", "warn")  # what it is held against was altered
     if line.state is InspectionState.MISSING and line.written_at is None:
         if line.deleted_at is not None:
             return Cell("deleted", "warn")
