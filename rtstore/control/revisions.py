@@ -283,8 +283,6 @@ def _look_at_header(path: Path) -> bool:
     found = check_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, EMPTY)
-    if found.st_size < _BYTES_MIN:  # SQLite takes such a file for an empty database of nobody
-        raise CorruptDatabaseError(path, f"it was cut short, to less than {_BYTES_MIN} bytes")
     try:
         with _header_of(path) as header:
             check_side_files(path)  # its locks are asked for by the descriptor that is open now
@@ -305,6 +303,8 @@ def _look_at_header(path: Path) -> bool:
         if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
             return False  # an interrupted checkpoint: the file is whole only with its WAL
         raise translate(error, path) from error
+    if found.st_size < _BYTES_MIN:  # SQLite takes such a file for an empty database of nobody
+        raise CorruptDatabaseError(path, f"it was cut short, to less than {_BYTES_MIN} bytes")
     _check_application(path, application_id)
     if is_newer:
         _check_not_newer(path, number, name)
