@@ -23,7 +23,15 @@ from rtstore.cli.exits import ExitCode
 from rtstore.shell import shell_command
 from tests.cli.commands import ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
-from tests.cli.walks import NOTES, WALKED, Step, delete_batch_writes, old_copy, walk
+from tests.cli.walks import (
+    NOTES,
+    WALKED,
+    Step,
+    delete_batch_writes,
+    old_copy,
+    own_stores_forgotten,
+    walk,
+)
 from tests.support import breadth
 
 CHOICES: dict[str, Callable[[list[Any]], Any]] = {
@@ -186,7 +194,7 @@ def test_deleted_writes_of_batches_are_told_by_all(tmp_path: Path) -> None:
         ("stores of its own, the database cut to a byte", False),
         ("stores of its own, the database nonsense", False),
         ("stores of its own, another program's database", True),
-        ("stores of its own, forgotten by a forced rebuild", False),
+        ("forgotten by a forced rebuild", False),
     ],
 )
 def test_a_rebuild_is_named_with_the_descriptors(
@@ -194,7 +202,7 @@ def test_a_rebuild_is_named_with_the_descriptors(
 ) -> None:
     """Where no database knows the stores of a runtime: by the doctor, or by the error that the
     runtime gets. As it is printed, it is accepted, and forgets no store."""
-    directory = WALKED[trouble](tmp_path)
+    directory = WALKED.get(trouble, own_stores_forgotten)(tmp_path)
     with pytest.raises(RuntimeStoreError) as caught:
         RuntimeStore.open(directory, descriptors=[NOTES])
     told = str(caught.value) + run("doctor", directory).out

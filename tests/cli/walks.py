@@ -144,7 +144,7 @@ def _own_stores_beside(content: bytes | None) -> Callable[[Path], Path]:
     return make
 
 
-def _own_stores_forgotten(parent: Path) -> Path:
+def own_stores_forgotten(parent: Path) -> Path:
     """Rebuilt by somebody who forced it, and named no store."""
     directory = _own_stores_without_database(parent)
     assert run("rebuild", directory, "--team", TEAM, "--force").code == 0
@@ -407,7 +407,6 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database cut to a byte": _own_stores_beside(b"S"),
     "stores of its own, the database nonsense": _own_stores_beside(b"nonsense" * 1000),
     "stores of its own, another program's database": _own_stores_beside(None),
-    "stores of its own, forgotten by a forced rebuild": _own_stores_forgotten,
     "a first session without its WAL": _first_session_without_wal,
     "an empty database of the same team": lambda parent: _empty_database(parent, TEAM),
     "an empty database of another team": lambda parent: _empty_database(parent, "blue"),
