@@ -131,7 +131,7 @@ def _dangling_link(path: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
-    (_newer_number, NewerDatabaseError, f"at revision number {len(REVISIONS) + 1}, .* to {LATEST}"),
+    (_newer_number, CorruptDatabaseError, f"is {len(REVISIONS) + 1}, but .* says '{LATEST}'"),
     (_newer_schema, NewerDatabaseError, f"at revision 0999_from_the_future, .* up to {LATEST}"),
     (_newer_name, CorruptDatabaseError, "but alembic_version says '0999_from_the_future'"),
     (_newer, NewerDatabaseError, f"0999_from_the_future, .*{LATEST}.*with a newer rtstore"),
@@ -217,7 +217,10 @@ def test_what_a_wal_says_counts(tmp_path: Path) -> None:
     path = make(tmp_path)
     with plain(path) as other:
         other.execute("PRAGMA wal_autocheckpoint = 0")
+        other.execute("BEGIN")
         other.execute(f"PRAGMA user_version = {len(REVISIONS) + 1}")
+        other.execute("UPDATE alembic_version SET version_num = '0999_from_the_future'")
+        other.execute("COMMIT")
         with pytest.raises(NewerDatabaseError):
             revisions.inspect_revision(path)
         before = hashes(tmp_path)
