@@ -206,6 +206,7 @@ _EARLIER = {
         "UnsafePathError",
         "UnusableEngineError",
         "UpgradeFailedError",
+        "WalNotSavedError",
         "WrongTeamError",
     ),
     "rtstore.events": (

@@ -413,6 +413,32 @@ class StorageError(RetryableError):
         super().__init__(f"{path}: {problem} ({cause}). Nothing was committed.")
 
 
+class WalNotSavedError(StorageError):
+    """Somebody removed the write-ahead log (WAL) of the open database, and what is in it cannot be
+    moved into the database now: the disk is full, say. This process still has all of it.
+
+    `lost` says what was removed, `cause` why it cannot be saved. When `is_half` is true, the move
+    had begun: the file is whole again once it has ended.
+    """
+
+    def __init__(self, path: Path, lost: str, cause: str, *, is_half: bool) -> None:
+        super().__init__(path, lost, cause)
+        self.lost = lost
+        self.is_half = is_half
+        file = (
+            "The database file holds a part of it, and is not whole before it holds all"
+            if is_half
+            else "The database file is as it was"
+        )
+        message = (
+            f"{path}: {lost} while it was open here, and what was committed since the last "
+            f"checkpoint cannot be moved into the database now ({cause}). {file}. This process "
+            "alone has it, and loses it when it ends. Nothing was written by this call. Remove the "
+            "cause, such as a full disk, then write or close the store again: that saves it."
+        )
+        self.args = (message,)
+
+
 class PruneStoppedError(StorageError):
     """The disk is full, so pruning stopped. The history dropped before that is gone."""
 

@@ -418,8 +418,12 @@ class RuntimeStore:
 
         A call whose work has not begun raises `StoreClosedError`; it writes nothing. A batch in
         progress may end; closing waits for it at most `lock_timeout_s`, or a second where that is
-        longer. A read in progress may end, too. Raises `InvalidRequestError` inside of a write, and
-        `DatabaseLostError` when somebody removed the database's WAL and it could not be saved.
+        longer. A read in progress may end, too. Raises `InvalidRequestError` inside of a write.
+
+        When somebody removed the database's WAL, this saves what is in it. Raises
+        `DatabaseLostError` when another program has begun a new one. Raises `WalNotSavedError` or
+        `DatabaseLockedError` when it cannot be saved now: the store stays open for that, and
+        closing it again tries again.
 
         The last connection to close moves the WAL into the database. No writer may run meanwhile,
         so this takes the writer lock; without the lock, another connection will be the last.

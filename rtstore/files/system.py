@@ -7,6 +7,7 @@ crash, fail or lose data at any call.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -45,6 +46,27 @@ def give_to_owner_of(directory: str | Path, descriptor: int) -> None:
             os.fchown(descriptor, wanted.st_uid, wanted.st_gid)
     except system_error():
         pass  # in a container, root may lack that right
+
+
+_NO_ALLOCATION = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
+"""What a file system says that cannot allocate."""
+
+
+def make_room(descriptor: int, size: int) -> None:
+    """Give an open file at least this size, with a block for each byte, so that no later write to
+    it finds a full disk. Do nothing where nobody can know that before. Raises OSError; the file has
+    its former size then."""
+    if not hasattr(os, "posix_fallocate"):  # pragma: no cover - macOS
+        return
+    before = os.fstat(descriptor).st_size
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except system_error() as error:
+        if error.errno in _NO_ALLOCATION:
+            return
+        if error.errno != errno.EBADF and os.fstat(descriptor).st_size > before:
+            os.ftruncate(descriptor, before)
+        raise
 
 
 class FileSystem:

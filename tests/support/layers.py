@@ -115,6 +115,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.control.sqlite.added",
         "rtstore.control.sqlite.copying",
         "rtstore.control.sqlite.engine",
+        "rtstore.control.sqlite.held",
         "rtstore.control.sqlite.sessions",
         "rtstore.control.sqlite.settings",
         "rtstore.control.sqlite.statements",
@@ -164,6 +165,7 @@ OS_CHANGES = {
     "open", "write", "writev", "pwrite", "truncate", "ftruncate", "rename", "renames", "replace",
     "unlink", "remove", "removedirs", "mkdir", "makedirs", "rmdir", "link", "symlink", "mkfifo",
     "mknod", "chmod", "fchmod", "lchmod", "chown", "utime", "fsync", "fdatasync", "sync",
+    "posix_fallocate",
 }  # fmt: skip
 PATH_CHANGES = {
     "chmod", "hardlink_to", "lchmod", "mkdir", "rename", "rmdir", "symlink_to", "touch", "unlink",

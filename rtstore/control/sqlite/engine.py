@@ -12,7 +12,6 @@ import logging
 import os
 import sqlite3
 import urllib.parse
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,10 +26,11 @@ from sqlalchemy.exc import DBAPIError
 
 from rtstore.control.lock import WriterLock
 from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
-from rtstore.control.sqlite import changes, ground, idle, sessions
+from rtstore.control.sqlite import changes, idle, sessions
 from rtstore.control.sqlite.changes import Watch
-from rtstore.control.sqlite.ground import Ground, Names, User
-from rtstore.control.sqlite.sessions import Identity, Pool, Session
+from rtstore.control.sqlite.ground import Ground, Names
+from rtstore.control.sqlite.held import Held
+from rtstore.control.sqlite.sessions import Identity, Session
 from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code, explained, in_words
 from rtstore.errors import (
@@ -107,7 +107,6 @@ class Database:
         self.lock = lock
         if lock is not None:
             lock.is_of_open_store = True
-        self._names = Names(path)
         self._translated = Translated(path)
         self.read_only = read_only
         self._at_once = at_once
@@ -117,13 +116,14 @@ class Database:
         self._failure: str | None = None
         self._lost: str | None = None
         self._commits = 0
-        self._made_wal = not os.path.exists(self._names.wal)
         self._is_closing = False
         # Read-only access holds no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would stop a writer from removing the WAL.
-        self._held = _Held(path, 0 if read_only else READERS_KEPT)
+        self._held = Held(path, lock, 0 if read_only else READERS_KEPT)
         self._pool = self._held.pool
-        self._unclosed = weakref.finalize(self, _Held.drop, self._held)
+        self._names: Names = self._held.names
+        self._made_wal = not os.path.exists(self._names.wal)
+        self._unclosed = weakref.finalize(self, Held.drop, self._held)
         self._unclosed.atexit = False
 
     # --- transactions ---------------------------------------------------------------------------
@@ -287,7 +287,7 @@ class Database:
                     session = self._take_writer(held.file)
                 else:
                     session = self._take_writer()
-                    if flush and self._ground_lost() is not None:
+                    if flush and self._held.lost is not None:
                         session = self._regain(session)
                 self._set_synchronous(session, flush=flush)
                 session.driver.execute("BEGIN IMMEDIATE")
@@ -315,7 +315,7 @@ class Database:
                 assert session is not None  # noqa: S101 - its end has it
                 self._check_process()
                 self._commit(session.driver)
-                if self._ground_lost() is not None:
+                if self._held.lost is not None:
                     session = self._regain(session, committed=True)
                 self._give_back(session, self._pool.writers)
                 changes.announce(self._file)
@@ -376,8 +376,10 @@ class Database:
 
         With `tidy`, the last connection of all processes moves the WAL into the database and
         removes it; this needs the writer lock. Otherwise the WAL stays as it is; only an empty one
-        that our own reading created is removed. Raises `DatabaseLostError` when somebody removed
-        the WAL, and its content could not be saved.
+        that our own reading created is removed. A WAL that somebody removed is saved in both cases.
+
+        Raises `DatabaseLostError` when that is impossible. Raises `WalNotSavedError` or
+        `DatabaseLockedError` when it cannot be done now: closing again tries again.
         """
         if tidy and os.getpid() == self._pid:
             self.assert_locked()
@@ -386,12 +388,24 @@ class Database:
             self._unclosed.detach()
             return
         try:
-            usable = self._lost is None and not self._pool.is_closed
-            if usable and self._held.ground is not None and (tidy or self._leaves_a_wal()):
-                self._tidy(is_locked=tidy)
+            if self._lost is None and not self._pool.is_closed and self._held.ground is not None:
+                self._save()
+                if tidy or self._leaves_a_wal():
+                    self._tidy(is_locked=tidy)
         finally:
-            self._held.close()
-            self._unclosed.detach()
+            if self._lost is not None or not self._held.has_unsaved:
+                self._held.close()
+                self._unclosed.detach()
+
+    def _save(self) -> None:
+        """Save a WAL that somebody removed. Where a thread of ours writes, it does so itself. A
+        database that was moved as a whole has its WAL with it."""
+        lost = self._held.lost
+        if lost is None or self._pool.is_writing or self._held.save():
+            return
+        with suppress(StoreClosedError, StorageError, CorruptDatabaseError):
+            self.check_same_file()
+            raise DatabaseLostError(self.path, lost)
 
     def _leaves_a_wal(self) -> bool:
         """Return whether the WAL is one that our own reading created. While a thread of ours
@@ -406,14 +420,10 @@ class Database:
         try:
             with self._translated:
                 session = self._take_writer(is_locked=is_locked)
-                if is_locked and self._ground_lost() is not None:
-                    session = self._regain(session)
             self._pool.is_closed = True
             self._pool.close_idle()
             if not self._pool.is_reading_on_spare:
                 self._held.leave()
-        except DatabaseLostError:
-            raise
         except CorruptDatabaseError:
             self._pool.is_closed = True
             self._pool.close_idle()
@@ -436,10 +446,7 @@ class Database:
         file = self.check_same_file()
         if idle:
             return self._pool.take(deque(), file, self._connect_idle)  # not during a fork
-        if held is not None and held.lost(self._names) is not None:
-            # Committed data is in the WAL that our open connections have; the next write, or
-            # closing, saves it.
-            return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
+        # Where the WAL lost its name, an idle connection still has it; a new one saves it first.
         return self._pool.take(self._pool.readers, file, self._connect_reader)
 
     def _take_writer(self, file: Identity | None = None, *, is_locked: bool = True) -> Session:
@@ -463,6 +470,8 @@ class Database:
         return session
 
     def _abandon(self, session: Session) -> None:
+        if session.is_ours and self._held.lost is not None:
+            self._pool.keep(session)  # it may be the only one that has the WAL
         session.abandon()
         if self._pool.is_closed:  # meanwhile: the connection of this thread is the last
             self._held.close()
@@ -487,14 +496,11 @@ class Database:
     def _let_write(self, session: Session) -> None:
         """Make a connection that has only read the one for writing, as if it were opened now. Where
         somebody removed the WAL, this one still has it, and what is in it can be saved."""
-        if self._ground_lost() is None and not _is_wal(self._stand()):
+        if self._held.lost is None and not _is_wal(self._stand()):
             self._set_wal_mode(session.driver)
         self._set(session.driver, "query_only", 0)
         session.looks.clear()
         session.is_spare = False
-
-    def _refuse_to_connect(self, _: Session) -> None:
-        raise self._lost_error(self._ground_lost() or "it changed")
 
     def _connect(self, session: Session, parameters: str, *, may_spare: bool = False) -> None:
         """Connect. With `may_spare`, the first connection to read can write, too, but is told not
@@ -519,8 +525,9 @@ class Database:
                 raise DatabaseLockedError(self.path, "its WAL was replaced while it was opened")
 
     def _stand(self) -> Ground:
-        """Lock the files in place before SQLite opens them, and return their ground. Raises
-        `StoreForkedError`, `StoreClosedError` or `DatabaseLostError`."""
+        """Lock the files in place before SQLite opens them, and return their ground. Save a WAL
+        that somebody removed: another connection of this process may have it. Raises
+        `StoreForkedError`, `StoreClosedError`, `DatabaseLostError`, or what `Held.save` does."""
         file = self.check_same_file()
         if sessions.is_barred(file):
             raise StoreForkedError(self.path.parent)
@@ -531,7 +538,7 @@ class Database:
             self._connected(_WRITING).close()  # this sets WAL mode again
         held.hold(self._names.database, self._busy_timeout_s)
         lost = held.lost(self._names)
-        if lost is not None:
+        if lost is not None and not self._held.save():
             raise self._lost_error(lost)
         return held
 
@@ -653,50 +660,40 @@ class Database:
 
     # --- the ground -----------------------------------------------------------------------------
 
-    def _ground_lost(self) -> str | None:
-        held = self._held.ground
-        return None if held is None else held.lost(self._names)
-
     def _regain(self, session: Session, *, committed: bool = False) -> Session:
         """Save a WAL that somebody removed, and return a new connection. Ours still has the WAL:
         move all of it into the database, then open everything again.
 
         Raises `DatabaseLostError` if that is impossible; this object is then of no further use.
+        Raises `WalNotSavedError` or `DatabaseLockedError` where it cannot be done now. What was
+        committed must not be said to be refused: that is a `DatabaseLostError`, too.
         """
-        held, lost = self._held.ground, self._ground_lost()
-        assert held is not None  # noqa: S101 - a connection for writing stands on it
+        lost = self._held.lost
         if lost is None:
             return session
         cause: Exception | None = None
+        regained: Session | None = None
         try:
-            regained = self._with_new_wal(session, held)
+            regained = self._with_new_wal(session)
         except (RuntimeStoreError, sqlite3.Error, DBAPIError) as error:
             if not committed:
                 raise
-            regained, cause = None, error  # what was committed must not be said to be refused
+            cause = error
         if regained is not None:
-            logger.warning(
-                "%s: %s while it was open; everything that was committed is in the database, which "
-                "goes on with a new WAL", self.path, lost,
-            )  # fmt: skip
             return regained
-        self._lost = lost
+        if cause is None:
+            self._lost = lost
         raise DatabaseLostError(self.path, lost, committed=committed) from cause
 
-    def _with_new_wal(self, session: Session, held: Ground) -> Session | None:
+    def _with_new_wal(self, session: Session) -> Session | None:
         """Move all of a lost WAL into the database. Return a connection with a new WAL, or None
         when it cannot be done. The old connection is closed then."""
-        with sessions.Pause():
-            if sessions.quiesce(held.file) and held.can_be_regained(self._names):
-                wanted = _state_of(session)
-                busy, *_ = session.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                session.close()
-                if not busy and held.can_be_regained(self._names):
-                    held.forget_wal()
-                    session = self._pool.take(self._pool.writers, held.file, self._connect_writer)
-                    if _state_of(session) == wanted:
-                        return session
-            session.close()
+        wanted = _state_of(session)
+        if self._held.save(session):
+            session = self._take_writer()
+            if _state_of(session) == wanted:
+                return session
+        session.close()
         return None
 
     def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
@@ -757,48 +754,6 @@ def _left(
     __: object,
 ) -> None:
     database.finish(owned, error)
-
-
-class _Held(User):
-    """The open connections and ground of a `Database`. It has no reference to the `Database`, so
-    that both are released at once with the last reference to that."""
-
-    def __init__(self, path: Path, readers_kept: int) -> None:
-        super().__init__()
-        self.pool = Pool(readers_kept)
-        self._path = path
-        self._pid = os.getpid()
-
-    def stand_on(self, file: Identity) -> Ground:
-        """Return the ground of the connections, which stays until `leave`."""
-        return self.ground or ground.stand_on(file, self)
-
-    def leave(self) -> None:
-        """Leave the ground, so that SQLite may treat the remaining connections as the last."""
-        ground.leave(self)
-
-    def close(self) -> None:
-        """Close all idle connections, and leave the WAL as it is. While a thread has one that can
-        write, the ground stays: after that it calls this again."""
-        self.pool.is_closed = True
-        self.pool.close_idle()
-        if not (self.pool.is_writing or self.pool.is_reading_on_spare):
-            self.leave()
-            ground.tidy_up()
-
-    def drop(self) -> None:
-        """Release everything of a `Database` that was not closed, with a `ResourceWarning`, or
-        whose closing was interrupted."""
-        if os.getpid() != self._pid:
-            return
-        was_open = self.ground is not None
-        self.close()
-        if was_open:
-            warnings.warn(
-                f"the runtime store of {self._path.parent} was not closed",
-                ResourceWarning,
-                stacklevel=2,
-            )
 
 
 def _is_wal(held: Ground) -> bool:

@@ -82,12 +82,15 @@ class Ground:
         user.ground = self
 
     @property
+    def users(self) -> list[User]:
+        """Its users."""
+        known = [reference() for reference in list(self._users)]
+        return [user for user in known if user is not None and user.ground is self]
+
+    @property
     def is_used(self) -> bool:
         """Whether it has a user."""
-        return any(
-            user is not None and user.ground is self
-            for user in [known() for known in list(self._users)]
-        )
+        return bool(self.users)
 
     def hold(self, path: str, patience_s: float) -> None:
         """Lock the database, so that no process closes it "last". Wait up to `patience_s` seconds.
@@ -181,7 +184,8 @@ class Ground:
 
     def can_be_regained(self, names: Names) -> bool:
         """Return whether the content of the lost WAL can be moved into the database: the database
-        is in place, and nobody has written to another WAL, or can have done so and closed it.
+        is in place and not empty, and nobody has written to another WAL, or can have done so and
+        closed it.
 
         A process that opened the database after the removal has created another, empty WAL.
         """
@@ -190,6 +194,7 @@ class Ground:
             and _identity(names.database) == self.file
             and (_identity(names.wal) in (None, self.wal) or _is_empty(names.wal))
             and _identity(names.index) in (None, self.index)
+            and not _is_empty(names.database)
         )
 
     def forget_wal(self) -> None:
@@ -296,6 +301,11 @@ def stand_on(file: Identity, user: User) -> Ground:
         ground.add(user)
         if _grounds.get(file) is ground:
             return ground
+
+
+def users() -> list[User]:
+    """Return the users of all grounds of this process."""
+    return [user for its_ground in list(_grounds.values()) for user in its_ground.users]
 
 
 def leave(user: User) -> None:

@@ -176,6 +176,9 @@ class Pool:
         self.writers: deque[Session] = deque()
         self._readers_kept = readers_kept
         self.spares: deque[Session] = deque()
+        self.is_kept = False
+        """Whether a fork leaves the idle connections that can write open, since they have what is
+        nowhere else."""
         self._last_writer: weakref.ref[Session] | None = None
         self._known_spares: set[weakref.ref[Session]] = set()
         number = next(_numbers)
@@ -204,18 +207,28 @@ class Pool:
                 except IndexError:
                     session = Session(file)
                 session.taken()
-                if not (_pauses and _pause_of_another()):
-                    if not session.is_open or (session.is_spare and idle is self.writers):
-                        connect(session)
-                    if session.is_clean:
-                        if idle is self.writers:
-                            self._last_writer = weakref.ref(session)
-                        return session
+                if _pauses and _pause_of_another():
+                    self._put_back(session, idle)
+                    continue
+                if not session.is_open or (session.is_spare and idle is self.writers):
+                    connect(session)
+                if session.is_clean:
+                    if idle is self.writers:
+                        self._last_writer = weakref.ref(session)
+                    return session
                 session.close()
         except BaseException:
             if session is not None:
                 session.close()
             raise
+
+    def _put_back(self, session: Session, idle: deque[Session]) -> None:
+        """Put back what was taken while another thread has a pause, for which it may be the one
+        connection that still has a WAL."""
+        if session.is_open:
+            (self.spares if session.is_spare else idle).append(session.released())
+        else:
+            session.close()
 
     def _undo_what_is_left(self) -> None:
         """Roll back the transaction of an interrupted writer. Under the writer lock, the last user
@@ -264,9 +277,41 @@ class Pool:
         if self.is_closed:
             self.close_idle()
 
+    def keep(self, session: Session) -> None:
+        """Make a connection that can write idle, whatever interrupted its owner. Close another."""
+        last = None if self._last_writer is None else self._last_writer()
+        session.undo()
+        if session.is_clean and (session.is_spare or session is last):
+            (self.spares if session.is_spare else self.writers).append(session.released())
+        else:
+            session.close()
+
+    @property
+    def that_can_write(self) -> list[Session]:
+        """The idle connections that can write."""
+        return [*self.writers, *self.spares]
+
+    def take_one_that_writes(self, file: Identity) -> tuple[Session, deque[Session]] | None:
+        """Take an idle connection to a database that can write. Return it, and where it was."""
+        for idle in (self.writers, self.spares):
+            for session in list(idle):
+                if _uses.get(session.number, (None,))[0] == file:
+                    with suppress(ValueError):  # another thread was quicker
+                        idle.remove(session.taken())
+                        return session, idle
+        return None
+
+    def close_readers(self, file: Identity) -> None:
+        """Close the idle connections to a database that cannot write."""
+        for session in list(self.readers):
+            if _uses.get(session.number, (None,))[0] == file:
+                with suppress(ValueError):  # another thread was quicker
+                    self.readers.remove(session)
+                    session.close()
+
     def close_idle(self) -> None:
-        """Close the idle connections."""
-        for idle in (self.readers, self.writers, self.spares):
+        """Close the idle connections, but for what is kept."""
+        for idle in (self.readers,) if self.is_kept else (self.readers, self.writers, self.spares):
             while True:
                 try:
                     session = idle.pop()
@@ -315,23 +360,74 @@ def wait_for_others() -> None:
             time.sleep(POLL_S)
 
 
-def quiesce(file: Identity | None = None) -> bool:
-    """Close the idle connections, and wait until other threads use none, of one database or of all.
-    Return whether only this thread's own are left. This thread has a pause."""
+def quiesce() -> bool:
+    """Close the idle connections, and wait until other threads use none. Return whether only this
+    thread's own are left, and those that are kept. This thread has a pause."""
     thread = threading.get_ident()
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        for reference in list(_pools.values()):
-            pool = reference()
-            if pool is not None:
-                pool.close_idle()
-        if not any(
-            user != thread for used, user, *_ in list(_uses.values()) if file in (None, used)
-        ):
+        kept = set()
+        for pool in _living_pools():
+            pool.close_idle()
+            kept |= {session.number for session in pool.that_can_write if pool.is_kept}
+        if not any(use[1] != thread for number, use in list(_uses.items()) if number not in kept):
             return True
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_S)
+
+
+def is_alone(file: Identity, session: Session | None = None) -> bool:
+    """Close the idle connections to a database that cannot write, and wait until no thread uses
+    one, but for this session of the caller's. Return whether none does. This thread has a pause."""
+    this = threading.get_ident()
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        for pool in _living_pools():
+            pool.close_readers(file)
+        users = {use[1] for use in _open_uses(file, session)} - {None}
+        if not users:
+            return True
+        if this in users or time.monotonic() >= deadline:  # it would wait for itself
+            return False
+        time.sleep(POLL_S)
+
+
+def _open_uses(file: Identity, session: Session | None = None) -> list[list[Any]]:
+    """Return the uses of a database, but for this session, and one that this thread is about to
+    connect."""
+    this = threading.get_ident()
+    found = [use for number, use in list(_uses.items()) if use[0] == file]
+    return [
+        use
+        for use in found
+        if (its := use[2]()) is not None and its is not session and (use[1] != this or its.is_open)
+    ]
+
+
+def take_one_that_writes(file: Identity) -> tuple[Session, deque[Session]] | None:
+    """Take an idle connection of this process to a database that can write. Return it, and where
+    it was; None without one. This thread has a pause, and is alone."""
+    while _open_uses(file):
+        for pool in _living_pools():
+            found = pool.take_one_that_writes(file)
+            if found is not None:
+                return found
+        if not is_alone(file):  # a thread took it, sees the pause, and puts it back
+            return None
+    return None
+
+
+def close_all_to(file: Identity) -> None:
+    """Close the idle connections to a database, of whichever pool. This thread has a pause."""
+    for pool in _living_pools():
+        pool.close_readers(file)
+        while (found := pool.take_one_that_writes(file)) is not None:
+            found[0].close()
+
+
+def _living_pools() -> list[Pool]:
+    return [pool for pool in [known() for known in list(_pools.values())] if pool is not None]
 
 
 def is_in_use(file: Identity) -> bool:
