@@ -39,7 +39,13 @@ from rtstore.commit.group import (
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
-from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
+from rtstore.errors import (
+    DatabaseLockedError,
+    InvalidRequestError,
+    LockTimeoutError,
+    StoreClosedError,
+    WalNotSavedError,
+)
 from rtstore.model.descriptors import StoreKey
 from rtstore.model.records import Batch
 from rtstore.model.request import Writes, pairs
@@ -55,6 +61,10 @@ _CLOSED_INSIDE = "a function that runs inside a call must not close the same sto
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+_CLOSE_AGAIN = DatabaseLockedError, WalNotSavedError
+"""What closing raises where it could not save everything yet: closing again tries again."""
 
 
 class ThreadPools:
@@ -131,7 +141,8 @@ class ThreadPools:
 
     async def close(self, at_last: Callable[[], None]) -> None:
         """Refuse further calls, wait for those admitted before, end the threads, then call
-        `at_last`. A cancellation does not interrupt this. A second call of `close` waits too.
+        `at_last`. A cancellation does not interrupt this. A second call of `close` waits too; where
+        the first could not save everything, it tries again.
         Raises `InvalidRequestError` inside of a call, which would wait for itself."""
         if self.is_of_parent:
             return
@@ -142,7 +153,8 @@ class ThreadPools:
         await self._closing.end(on_cancellation=lambda: None)
 
     def _begin_closing(self, at_last: Callable[[], None]) -> None:
-        if self._closing is None:
+        before = None if self._closing is None else self._closing.outcome
+        if before is None or (before.is_known and isinstance(before.error, _CLOSE_AGAIN)):
             function = partial(self._close, at_last)
             self._closing = Call("close", function, ended="the store is closed").start_alone()
 

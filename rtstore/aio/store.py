@@ -244,7 +244,7 @@ class AsyncRuntimeStore:
     async def close(self) -> None:
         """Refuse further calls, wait for those made before, and close the store. A cancelled
         `close` still finishes. Closing twice is harmless. Raises `InvalidRequestError` inside of a
-        call, as in a rebuilder."""
+        call, as in a rebuilder, and what `RuntimeStore.close` raises."""
         await self._workers.close(self.sync_store.close)
 
     async def aclose(self) -> None:

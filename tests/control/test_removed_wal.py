@@ -4,6 +4,7 @@ killed, what was acknowledged is moved into the database, or stays in that proce
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from rtstore import RuntimeStore
+from rtstore import AsyncRuntimeStore, RuntimeStore
 from rtstore.control.lock import WriterLock
 from rtstore.control.sqlite import held, sessions
 from rtstore.control.sqlite.engine import Database
@@ -47,7 +48,7 @@ def _rows(path: Path) -> int:
 WRITE_AND_DIE = """
 import os
 from pathlib import Path
-from rtstore import RuntimeStore
+from rtstore import AsyncRuntimeStore, RuntimeStore
 from tests.support import LEASES, TEAM, write
 store = RuntimeStore.open(Path(sys.argv[1]), team_name=TEAM)
 for number in (1, 2, 3):
@@ -57,7 +58,7 @@ os._exit(0)
 LOOK_AND_ACT = """
 import os, threading
 from pathlib import Path
-from rtstore import RuntimeStore
+from rtstore import AsyncRuntimeStore, RuntimeStore
 from tests.support import LEASES, TEAM, write
 directory, how, gone = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 store = RuntimeStore.open(directory, team_name=TEAM)
@@ -214,6 +215,28 @@ def test_closing_on_a_full_disk(
         with RuntimeStore.open(directory) as store:
             assert store.read(LEASES).data == {"text": "x" * 100_000}
     assert _rows(path) == 1
+
+
+def test_closing_on_a_full_disk_in_asyncio(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of a store for asyncio: closing it again saves everything."""
+
+    async def attempt() -> None:
+        store = await AsyncRuntimeStore.open(directory, team_name=TEAM)
+        await store.write_batch(identity=IDENTITY, reason="recovery", writes={LEASES: 1})
+        _remove(store.sync_store.database.path)
+        with monkeypatch.context() as patch:
+            patch.setattr(held.Held, "_make_room", _no_room)
+            for _ in range(2):
+                with pytest.raises(WalNotSavedError):
+                    await store.close()
+        await store.close()
+        await store.close()
+
+    asyncio.run(attempt())
+    with RuntimeStore.open(directory) as store:
+        assert store.read(LEASES).data == 1
 
 
 LIMITED = """
