@@ -73,6 +73,20 @@ def test_a_start_comes_to_an_end(tmp_path: Path, trouble: str) -> None:
             assert store.start_state("run-new").kind is StartKind.RESUME
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    breadth.params(WALKED, normal=["a first session without its WAL, of a known store"]),
+)
+def test_the_doctor_is_red_where_opening_is_refused(tmp_path: Path, trouble: str) -> None:
+    """Nobody hears that a directory works, and is refused it."""
+    directory = WALKED[trouble](tmp_path)
+    told = run("doctor", directory)
+    try:
+        RuntimeStore.open(directory).close()
+    except RuntimeStoreError:
+        assert told.code == ExitCode.NOT_READY, told
+
+
 ODD_NAMES = (
     "-dash",
     "two words",

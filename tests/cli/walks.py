@@ -30,7 +30,7 @@ from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS
 from tests.maintenance.test_rebuild_database import overwrite
-from tests.support import LAUNCH, LEASES, SESSIONS, WatchedFileSystem, at, plain_descriptor
+from tests.support import LAUNCH, LEASES, SESSIONS, WatchedFileSystem, at, plain_descriptor, write
 
 SOMEBODY = (
     "the runtime must",
@@ -157,6 +157,19 @@ def _first_session_without_wal(parent: Path) -> Path:
     store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={"own.notes": 1})
     shutil.copytree(parent / "origin", directory, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
     store.close()
+    return directory
+
+
+def _first_known_session_without_wal(parent: Path) -> Path:
+    """The same with a store that a runtime can do without: its file alone is no more than degraded
+    to a plan."""
+    directory = parent / "first"
+    known = [item for item in KNOWN_DESCRIPTORS if item.schema_name == LEASES]
+    with RuntimeStore.open(parent / "origin", team_name=TEAM, descriptors=known) as store:
+        write(store, LEASES, 1)
+        shutil.copytree(
+            parent / "origin", directory, ignore=shutil.ignore_patterns("*-wal", "*-shm")
+        )
     return directory
 
 
@@ -408,6 +421,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database nonsense": _own_stores_beside(b"nonsense" * 1000),
     "stores of its own, another program's database": _own_stores_beside(None),
     "a first session without its WAL": _first_session_without_wal,
+    "a first session without its WAL, of a known store": _first_known_session_without_wal,
     "an empty database of the same team": lambda parent: _empty_database(parent, TEAM),
     "an empty database of another team": lambda parent: _empty_database(parent, "blue"),
     "an old copy of the database": old_copy,

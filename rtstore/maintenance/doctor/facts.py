@@ -175,6 +175,8 @@ class Facts(Record):
     moved: dict[str, tuple[str, str]] = Field(default_factory=dict)
     """The stores that the descriptors which are given would move, each with the file that it has
     and the one that it would get."""
+    lost_batches: str | None = None
+    """Why every opening is refused where store files show batches that the database has not."""
     data_refused: str | None = None
     """Why opening with those descriptors is refused: what is committed cannot be brought up."""
     move_refused: str | None = None

@@ -42,6 +42,7 @@ from rtstore.errors import (
     BackupDamagedError,
     CorruptDatabaseError,
     DatabaseLockedError,
+    DatabaseMissingError,
     DataUpgradeError,
     ForeignDatabaseError,
     NewerDatabaseError,
@@ -98,7 +99,7 @@ from rtstore.maintenance.hindrances import (
     no_room,
 )
 from rtstore.maintenance.hints import nameless as nameless_of
-from rtstore.maintenance.hints import read_launch_state
+from rtstore.maintenance.hints import read_launch_state, refuse_lost_batches
 from rtstore.maintenance.rebuild_database import (
     BROKEN_PREFIX,
     Salvage,
@@ -195,7 +196,7 @@ def examine(
         remembers_no_store=known is None and saved is not None and not saved,
         sizes=_sizes(directory, there),
         **(_history(path) if state is DatabaseState.SOUND else {}),
-        newest_batch_at=_newest_batch(path) if state in _READABLE else None,
+        **(_of_batches(path, descriptors, fs) if state in _READABLE else {}),
         future_files=tuple(_from_the_future(there, moment)),
     )
 
@@ -231,6 +232,27 @@ def _of_given(
         "data_refused": _refused(path, known),
         "move_refused": move_refused,
     }
+
+
+def _of_batches(path: Path, descriptors: Iterable[Descriptor], fs: FileSystem) -> dict[str, Any]:
+    return {
+        "newest_batch_at": _newest_batch(path),
+        "lost_batches": _lost_batches(path, descriptors, fs),
+    }
+
+
+def _lost_batches(path: Path, descriptors: Iterable[Descriptor], fs: FileSystem) -> str | None:
+    """Return why opening is refused where the database has no batch, but a store file had one."""
+    database = Database(path, read_only=True)
+    try:
+        refuse_lost_batches(path.parent, database, descriptors, fs)
+    except DatabaseMissingError as error:
+        return f"{error.problem}, and there is {', '.join(map(repr, error.found[:3]))}"
+    except (RuntimeStoreError, ValueError):
+        return None
+    finally:
+        database.close()
+    return None
 
 
 def _moved(path: Path, known: Registry, committed: Mapping[str, str]) -> dict[str, tuple[str, str]]:

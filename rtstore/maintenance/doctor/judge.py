@@ -457,7 +457,7 @@ def _stores(facts: Facts) -> Iterator[Finding]:
     if facts.moved and not refusals:
         moves = [f"{name} from {now} to {then}" for name, (now, then) in facts.moved.items()]
         yield say.yellow(f"opening with these descriptors moves {', '.join(moves)}")
-    if facts.verdict is None:
+    if facts.verdict is None and facts.lost_batches is None:
         return
     if facts.remembers_no_store and facts.unregistered:
         yield say.red(
@@ -469,6 +469,9 @@ def _stores(facts: Facts) -> Iterator[Finding]:
     ways = facts.next
     if facts.is_backup and ways:
         ways = (next(_ways_of_backup(facts)),)
+    if facts.lost_batches is not None:
+        yield say.red(f"opening is refused: {facts.lost_batches}", *ways)
+        return
     if facts.verdict == "ready" and ways:
         why = facts.newer_batches or "not every store file is what is committed"
         yield say.yellow(f"ready, but {why}", *ways)
