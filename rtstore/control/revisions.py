@@ -27,6 +27,7 @@ from rtstore.control.lock import LOCK_NAME, WriterLock
 from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle, processes
 from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.held import known_elsewhere
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.control.sqlite.translation import translate
 from rtstore.errors import (
@@ -388,12 +389,7 @@ def _check_gone(path: Path) -> None:
             break
         time.sleep(_APPEARS_S / 20)  # it may be opening the database at this moment
     names = " and ".join(gone) + (" was" if len(gone) == 1 else " were")
-    raise DatabaseLockedError(
-        path,
-        f"{names} removed, and {processes.listed(users)} has the database open",
-        "What was committed last is known to that process only: let it write or close, which "
-        "saves it, and try again.",
-    )
+    raise known_elsewhere(path, names, users)
 
 
 def _check_wal(path: Path) -> None:

@@ -4,6 +4,7 @@ committed, and nobody comes before it."""
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.control.sqlite import processes
-from rtstore.errors import DatabaseLockedError
+from rtstore.errors import DatabaseLockedError, DatabaseLostError
 from tests.cli.commands import run
 from tests.cli.troubles import findings
 from tests.support import LEASES, open_store, write
@@ -49,7 +50,7 @@ def written_elsewhere(directory: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) in (0, -signal.SIGKILL)
 
 
 def files_in(directory: Path) -> set[str]:
@@ -120,3 +121,23 @@ def test_who_opens_what_nobody_has_open_lists_no_locks(
         with pytest.raises(DatabaseLockedError):
             open_store(directory)
     assert listed != []
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_was_read_before_is_not_denied(directory: Path, lives: bool) -> None:
+    """A store that is open read-only had read what is in a WAL that is removed now. It says so, and
+    calls no file edited; who has the WAL saves it."""
+    with written_elsewhere(directory) as process:
+        store = RuntimeStore.open(directory, read_only=True)
+        assert store.read(LEASES).data == 1
+        if not lives:
+            process.kill()
+            process.wait()
+        (directory / f"{DATABASE_NAME}-wal").unlink()
+        expected = rf"process {process.pid} .*: let it" if lives else "wal was removed"
+        with pytest.raises((DatabaseLockedError, DatabaseLostError), match=expected):
+            store.read(LEASES)
+        if not lives:
+            return
+    assert store.read(LEASES).data == 1
+    store.close()

@@ -29,7 +29,7 @@ from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
 from rtstore.control.sqlite import changes, idle, sessions
 from rtstore.control.sqlite.changes import Watch
 from rtstore.control.sqlite.ground import Ground, Names
-from rtstore.control.sqlite.held import Held
+from rtstore.control.sqlite.held import Held, refuse_older
 from rtstore.control.sqlite.sessions import Identity, Session
 from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code, explained, in_words
@@ -116,6 +116,8 @@ class Database:
         self._failure: str | None = None
         self._lost: str | None = None
         self._commits = 0
+        self._watermark = 0
+        """The high watermark that was read last; kept where nothing else says what is lost."""
         self._is_closing = False
         # Read-only access holds no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would stop a writer from removing the WAL.
@@ -141,7 +143,7 @@ class Database:
             before = self._idle_state()
             try:
                 result = self._read(query, autocommit=autocommit, idle=before is not None)
-            except CorruptDatabaseError:
+            except (CorruptDatabaseError, DatabaseLostError, DatabaseLockedError):
                 if before is None or before == self._idle_state():
                     raise
             else:
@@ -175,6 +177,8 @@ class Database:
         try:
             with self._translated:
                 session = self._take_reader(idle=idle)
+                if self.read_only:
+                    self._refuse_older(session, idle=idle)
                 if autocommit:
                     result = self._understood(query, session.connection)
                 elif cached:
@@ -190,6 +194,18 @@ class Database:
             if session is not None:
                 self._abandon(session)
             raise
+
+    def _refuse_older(self, session: Session, *, idle: bool) -> None:
+        """Raise when the file alone is older than what was read before through its WAL: somebody
+        removed that. Raises `DatabaseLockedError` where another process has it still."""
+        found = None
+        with suppress(sqlite3.Error, DBAPIError, RuntimeStoreError):  # it need not be one of ours
+            found = _WATERMARK.scalar(session.connection)
+        if not isinstance(found, int):
+            return
+        if idle and found < self._watermark:
+            refuse_older(self.path)
+        self._watermark = found
 
     def _looked(self, query: Callable[[Connection], Result], session: Session) -> Result:
         version = session.driver.execute("PRAGMA data_version").fetchone()[0]
@@ -769,4 +785,5 @@ def _state_of(session: Session) -> tuple[object, ...]:
 
 
 _MANIFEST = Statement(select(runtime_manifest))
+_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
 _LAST_BATCH = Statement(select(func.max(write_batches.c.batch_number)))

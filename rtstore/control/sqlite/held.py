@@ -18,19 +18,23 @@ import logging
 import os
 import sqlite3
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
 from rtstore.control.lock import WriterLock
 from rtstore.control.sqlite import ground, idle, processes, sessions
 from rtstore.control.sqlite.ground import Ground, Names, User
+from rtstore.control.sqlite.processes import Process
 from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.translation import Translated
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
+    DatabaseLostError,
     LockTimeoutError,
     RuntimeStoreError,
     StorageError,
@@ -216,6 +220,25 @@ class Held(User):
             return True
 
         idle.by_open_descriptor(os.stat(self.names.database), allocate)
+
+
+def known_elsewhere(path: Path, gone: str, users: Sequence[Process]) -> DatabaseLockedError:
+    """Return the error for a WAL that was removed while other processes had it open."""
+    return DatabaseLockedError(
+        path,
+        f"{gone} removed, and {processes.listed(users)} has the database open",
+        "What was committed last is known to that process only: let it write or close, which "
+        "saves it, and try again.",
+    )
+
+
+def refuse_older(path: Path) -> NoReturn:
+    """Raise for a database that is older than what was read of it before, as its WAL is gone."""
+    wal = f"{path.name}-wal was"
+    users = processes.reading(path)
+    if users:
+        raise known_elsewhere(path, wal, users)
+    raise DatabaseLostError(path, f"{wal} removed")
 
 
 _left_behind: list[Held] = []

@@ -137,6 +137,8 @@ _DOING = {
     sqlite3.SQLITE_IOERR_DIR_FSYNC: "a flush failed",
     sqlite3.SQLITE_IOERR_WRITE: "the system refused a write: the disk failed, or a quota or a "
     "limit on the size of files was reached",
+    sqlite3.SQLITE_IOERR_SHORT_READ: "a file is shorter than what was written to it: somebody cut "
+    "the database or its WAL, or replaced it by an older copy, while it was open",
 }
 
 

@@ -581,7 +581,7 @@ def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
 
 
 def _lost(salvage: Salvage, stores: Iterable[RebuiltStore], buried: _Buried) -> list[str]:
-    known = "" if salvage.batches is None else f" (the last had number {salvage.batches})"
+    known = f" (the last had number {salvage.batches})" if salvage.batches else ""
     lost = [
         f"the history: earlier batches{known}, their receipts, and earlier contents",
         "the records of recoveries, upgrades and quarantined files"
