@@ -430,11 +430,16 @@ class WalNotSavedError(StorageError):
             if is_half
             else "The database file is as it was"
         )
+        where = (
+            "This process alone has it, and loses it when it ends"
+            if f"{path.name}-wal " in lost
+            else "It is in the WAL, which is in place"
+        )
         message = (
             f"{path}: {lost} while it was open here, and what was committed since the last "
-            f"checkpoint cannot be moved into the database now ({cause}). {file}. This process "
-            "alone has it, and loses it when it ends. Nothing was written by this call. Remove the "
-            "cause, such as a full disk, then write or close the store again: that saves it."
+            f"checkpoint cannot be moved into the database now ({cause}). {file}. {where}. "
+            "Nothing was written by this call. Remove the cause, such as a full disk, then write "
+            "or close the store again: that saves it."
         )
         self.args = (message,)
 

@@ -10,7 +10,8 @@ import os
 import sqlite3
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -354,6 +355,27 @@ def test_an_interrupt(path: Path) -> None:
     assert _rows(path) == 1
 
 
+@pytest.mark.parametrize("where", ["held.Held._make_room", "sessions.Pool._undo_what_is_left"])
+@pytest.mark.parametrize("how", ["write", "close"])
+def test_an_interrupt_while_it_is_saved(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str
+) -> None:
+    """The connection stays, and the next occasion saves it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    database = Database(path)
+    write_one(database, 1)
+    _remove(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"rtstore.control.sqlite.{where}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_one(database, 2) if how == "write" else database.close()
+    database.close()
+    assert _rows(path) == 1
+
+
 def test_of_two_databases(path: Path, tmp_path: Path) -> None:
     """To save one, only its own connections are closed."""
     paths = [path, copied(tmp_path / "another")]
@@ -367,12 +389,9 @@ def test_of_two_databases(path: Path, tmp_path: Path) -> None:
     assert [_rows(each) for each in paths] == [2, 2]
 
 
-def test_beside_a_thread_that_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that does not end is in the way: the write and closing say so, and lose nothing."""
-    monkeypatch.setattr(sessions, "PATIENCE_S", 0.05)
-    database = Database(path)
-    write_one(database, 1)
-
+@contextmanager
+def _while_a_thread_reads(database: Database) -> Iterator[threading.Event]:
+    """A thread that reads until the event is set, or the block ends."""
     reads, done = threading.Event(), threading.Event()
 
     def query(_: Connection) -> None:
@@ -382,12 +401,49 @@ def test_beside_a_thread_that_reads(path: Path, monkeypatch: pytest.MonkeyPatch)
     reader = threading.Thread(target=database.read, args=(query,))
     reader.start()
     assert reads.wait(20)
-    _remove(path)
-    for act in (partial(write_one, database, 2), database.close):
-        with pytest.raises(DatabaseLockedError, match="close the store again"):
-            act()
-    done.set()
-    reader.join()
+    try:
+        yield done
+    finally:
+        done.set()
+        reader.join()
+
+
+@pytest.mark.parametrize("has_written", [True, False])
+def test_beside_a_thread_that_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch, has_written: bool
+) -> None:
+    """A read that does not end is in the way: the write and closing say so, and lose nothing, also
+    where it has the only connection."""
+    monkeypatch.setattr(sessions, "PATIENCE_S", 0.05)
+    printed_by(ONE_AND_DIE, path)
+    database = Database(path)
+    if has_written:
+        write_one(database, 2)
+    with _while_a_thread_reads(database):
+        _remove(path)
+        for act in (partial(write_one, database, 3), database.close):
+            with pytest.raises(DatabaseLockedError, match="close the store again"):
+                act()
+    database.close()
+    assert _rows(path) == (2 if has_written else 1)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_fork_beside_a_thread_that_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """The same of a fork: it waits for the read, and then saves; or the connection stays."""
+    printed_by(ONE_AND_DIE, path)
+    database = Database(path)
+    with _while_a_thread_reads(database) as done:
+        _remove(path)
+        monkeypatch.setattr(sessions, "PATIENCE_S", 20 if ends else 0.05)
+        if ends:
+            threading.Timer(0.1, done.set).start()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
     database.close()
     assert _rows(path) == 1
 

@@ -421,6 +421,7 @@ class Database:
             return
         with suppress(StoreClosedError, StorageError, CorruptDatabaseError):
             self.check_same_file()
+            self._lost = lost
             raise DatabaseLostError(self.path, lost)
 
     def _leaves_a_wal(self) -> bool:
@@ -474,16 +475,22 @@ class Database:
             raise StoreClosedError(self.path.parent, "is closed")
         if self.read_only:
             raise ReadOnlyStoreError(self.path.parent)
-        session = self._pool.take(
-            self._pool.writers,
-            file or self.check_same_file(),
-            self._connect_writer,
-            is_locked=is_locked,
-        )
-        if self._pool.is_closed:  # meanwhile: perhaps it has no ground any more
-            self._give_back(session, self._pool.writers)
-            raise StoreClosedError(self.path.parent, "is closed")
-        return session
+        session: Session | None = None
+        try:
+            session = self._pool.take(
+                self._pool.writers,
+                file or self.check_same_file(),
+                self._connect_writer,
+                is_locked=is_locked,
+            )
+            if self._pool.is_closed:  # meanwhile: perhaps it has no ground any more
+                self._give_back(session, self._pool.writers)
+                raise StoreClosedError(self.path.parent, "is closed")
+            return session
+        except BaseException:
+            if session is not None:
+                self._abandon(session)
+            raise
 
     def _abandon(self, session: Session) -> None:
         if session.is_ours and self._held.lost is not None:

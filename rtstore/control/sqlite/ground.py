@@ -58,7 +58,7 @@ class User:
 class Ground:
     """The files of one database, shared by all `Database` objects of this process that use it."""
 
-    __slots__ = ("_own", "_users", "file", "index", "is_held", "wal")
+    __slots__ = ("_own", "_users", "file", "index", "is_held", "moved", "wal")
 
     def __init__(self, file: Identity) -> None:
         self.file = file
@@ -66,6 +66,8 @@ class Ground:
         """The WAL that SQLite opened; None before that."""
         self.index: Identity | None = None
         """The index of the WAL (`-shm`)."""
+        self.moved: Identity | None = None
+        """The WAL that lost its name, once all of it is in the database."""
         self._users: set[weakref.ref[User]] = set()
         self.is_held = False
         """Whether our lock holds the WAL in place."""
@@ -199,7 +201,7 @@ class Ground:
 
     def forget_wal(self) -> None:
         """Forget the WAL. SQLite has no connection to it any more, and will open another."""
-        self.wal = None
+        self.wal = self.moved = None
 
     def unlock(self) -> None:
         """Release our locks, so that the next connection that closes may be the last."""

@@ -49,7 +49,7 @@ _LOCK_PATIENCE_S = 1.0
 """In seconds. Where the writer lock is not free by then, it matters whether others have the
 database open."""
 
-_LATER = "This process alone has what was committed last: {}. Try again, or close the store again."
+_LATER = "What was committed last was not saved yet, as {}. Try again, or close the store again."
 
 logger = logging.getLogger("rtstore.control")
 
@@ -111,11 +111,20 @@ class Held(User):
 
     @property
     def has_unsaved(self) -> bool:
-        """Whether an idle connection of ours has a WAL that was removed, and can save it."""
+        """Whether a connection of ours that can write, and that no thread writes on, has a WAL that
+        was removed, and can save it."""
+        return bool(self.pool.that_can_write or self.pool.is_reading_on_spare) and self._can_save
+
+    @property
+    def may_have_unsaved(self) -> bool:
+        """The same of one that a thread writes on, too."""
+        return self.has_unsaved or (self.pool.is_writing and self._can_save)
+
+    @property
+    def _can_save(self) -> bool:
         held = self.ground
         return (
             held is not None
-            and bool(self.pool.that_can_write)
             and held.lost(self.names) is not None
             and held.can_be_regained(self.names)
         )
@@ -123,7 +132,7 @@ class Held(User):
     def save_or_report(self) -> bool:
         """Save a WAL that was removed, if there is one. Where it cannot be saved now, log why, and
         return False."""
-        if not self.has_unsaved:
+        if not self.may_have_unsaved:
             return True
         try:
             self.save()
@@ -153,18 +162,21 @@ class Held(User):
             if session is None:
                 found = sessions.take_one_that_writes(held.file)
                 if found is None:
+                    if held.moved is not None and held.moved == held.wal:
+                        held.forget_wal()  # an interrupt came when it had been moved
                     return self.lost is None
                 session, place = found
             try:
                 with Translated(self._path):
                     if not self._move(session, held, lost):
                         return False
+                held.moved = held.wal
                 session.close()
                 sessions.close_all_to(held.file)
                 held.forget_wal()
             finally:
                 if place is not None and session.is_open:
-                    place.append(session.released())
+                    sessions.put_back(session, place)
         _let_go_of(held)
         logger.warning(
             "%s: %s while it was open; everything that was committed is in the database, which "
@@ -185,7 +197,7 @@ class Held(User):
                 raise self._later(lost, why) from error
 
     def _later(self, lost: str, why: str) -> DatabaseLockedError:
-        return DatabaseLockedError(self._path, lost, _LATER.format(f"it was not saved, as {why}"))
+        return DatabaseLockedError(self._path, lost, _LATER.format(why))
 
     def _move(self, session: Session, held: Ground, lost: str) -> bool:
         """Move the WAL of a connection into the database. Return False where that is impossible for
@@ -262,8 +274,9 @@ def _before_fork() -> None:
     """Save each WAL that was removed: a fork closes the connections that have it. Where it cannot
     be saved, these stay open, and the child is refused that database."""
     for held in _held():
-        if not held.save_or_report():
-            held.pool.is_kept = True
+        if held.may_have_unsaved:
+            held.pool.is_kept = True  # first: an exception here does not stop the fork
+            held.pool.is_kept = not held.save_or_report()
 
 
 def _after_in_parent() -> None:

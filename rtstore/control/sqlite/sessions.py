@@ -219,7 +219,7 @@ class Pool:
                 session.close()
         except BaseException:
             if session is not None:
-                session.close()
+                self.keep(session)
             raise
 
     def _put_back(self, session: Session, idle: deque[Session]) -> None:
@@ -280,11 +280,14 @@ class Pool:
     def keep(self, session: Session) -> None:
         """Make a connection that can write idle, whatever interrupted its owner. Close another."""
         last = None if self._last_writer is None else self._last_writer()
-        session.undo()
-        if session.is_clean and (session.is_spare or session is last):
-            (self.spares if session.is_spare else self.writers).append(session.released())
-        else:
-            session.close()
+        with suppress(sqlite3.Error):  # it may be closed already
+            session.undo()
+            if session.is_spare or session is last:
+                if session.is_spare:
+                    session.driver.execute("PRAGMA query_only = 1")
+                put_back(session, self.spares if session.is_spare else self.writers)
+                return
+        session.close()
 
     @property
     def that_can_write(self) -> list[Session]:
@@ -416,6 +419,16 @@ def take_one_that_writes(file: Identity) -> tuple[Session, deque[Session]] | Non
         if not is_alone(file):  # a thread took it, sees the pause, and puts it back
             return None
     return None
+
+
+def put_back(session: Session, idle: deque[Session]) -> None:
+    """Make a connection of this thread idle again. Close it if it is not clean, or was being
+    closed."""
+    with suppress(sqlite3.Error):
+        if session.is_clean and session.is_used:
+            idle.append(session.released())
+            return
+    session.close()
 
 
 def close_all_to(file: Identity) -> None:
