@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One process more than processors, for a test that waits leaves its processor to another."""
     return (yield) + 1
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")
+def pytest_leave_one_in_n(items: list[pytest.Item]) -> None:
+    """Leave each N-th variant of a test with `one_in(N)` to the usual run. The rest is thorough."""
+    seen = Counter[tuple[object, str]]()
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None or item.get_closest_marker("thorough") is not None:
+            continue
+        test = item.parent, item.name.partition("[")[0]
+        if seen[test] % mark.args[0]:
+            item.add_marker(pytest.mark.thorough)
+        seen[test] += 1
 
 
 @pytest.hookimpl(trylast=True)  # after others have deselected

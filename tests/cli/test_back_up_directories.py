@@ -63,6 +63,7 @@ def _older(tmp_path: Path) -> Path:
     return backup
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("words", WRITING, ids=" ".join)
 def test_no_command_writes_to_a_backup(words: tuple[str, ...], backup: Path) -> None:
     """It says what that is and names the restore, which works; the back-up is sound as before."""

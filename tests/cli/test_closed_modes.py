@@ -34,6 +34,7 @@ def test_the_directory_itself(tmp_path: Path, mode: int) -> None:
     directory.chmod(0o700)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("database", ["there", "gone", "damaged"])
 @pytest.mark.parametrize("mode", breadth.params([0o600, 0o300, 0o000], normal=[0o000]))
 def test_a_folder_of_stores(tmp_path: Path, mode: int, database: str) -> None:

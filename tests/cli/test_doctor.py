@@ -87,6 +87,7 @@ def test_the_way_out_of_hard_links_is_a_field_of_its_own(tmp_path: Path) -> None
     assert "cp -p" not in caught.value.problem
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
 def test_the_fix_that_is_printed_helps(tmp_path: Path, trouble: Trouble) -> None:
     """The doctor finds it, says so in its colour, and prints a command; after that command, status
@@ -298,6 +299,7 @@ def test_a_writer_that_comes_between_two_looks(
     assert (facts.sql_writer, facts.lock_holder) == (None, None)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name",
     [

@@ -40,6 +40,7 @@ CHOICES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("choice", breadth.params(CHOICES, normal=["the first"]))
 @pytest.mark.parametrize("trouble", WALKED)
 def test_advice_comes_to_an_end(tmp_path: Path, trouble: str, choice: str) -> None:
@@ -99,6 +100,7 @@ ODD_NAMES = (
 )
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_that_a_shell_reads_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -119,6 +119,7 @@ RETENTIONS = (
 )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("size", "retention"), list(itertools.product(SIZES, RETENTIONS)), ids=str)
 @pytest.mark.parametrize("way", ["opened", "written"])
 def test_a_group_larger_than_the_retention(

@@ -49,6 +49,7 @@ def _in_use() -> list[Any]:
     return [use for use in sessions._uses.values() if use[1] is not None]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
 @pytest.mark.parametrize("name", CALLS)
 def test_at_any_line_of_a_transaction(path: Path, other: Database, name: str, kept: bool) -> None:

@@ -65,6 +65,7 @@ def test_everybody_says_so(directory: Path, change: str) -> None:
         assert f"content is not in the database: {NAME}" in result.out
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("command", ["status", "doctor"])
 def test_the_advice_heals_it_from_the_file(directory: Path, change: str, command: str) -> None:

@@ -369,6 +369,7 @@ with RuntimeStore.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("chunks", [1, 2, 5, 9, 14, 20])
 def test_killed_between_two_chunks(directory: Path, chunks: int) -> None:
     """Killed anywhere, everything current is there and the database is sound; pruned again, it is

@@ -336,6 +336,7 @@ def test_a_row_that_is_deleted_drops_nothing(directory: Path) -> None:
         assert store.retention == Retention(batches=5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("statement", DAMAGE)
 def test_a_row_that_makes_no_sense_is_damage(directory: Path, statement: str) -> None:
     """It is told as damage, and nothing is dropped by it; a rebuild takes the default then, and

@@ -53,6 +53,7 @@ def test_refused_paths(scene: Scene, path: str) -> None:
     assert not scene.directory.exists()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("path", ACCEPTED_PATHS, ids=ascii)
 def test_accepted_paths(scene: Scene, path: str) -> None:
     """Any other name is one like all others: written, quarantined, restored and taken back."""
@@ -135,6 +136,7 @@ ODD_TEXTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=lambda text: ascii(text)[:20])
 def test_odd_texts(scene: Scene, text: str) -> None:
     """A team, run, batch or store of any name is taken as it is, and read back so, or refused."""

@@ -431,6 +431,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_found(what: str, directory: Path, tmp_path: Path) -> None:
     """Whatever was changed in a back-up is found by verifying it, and by restoring, which then

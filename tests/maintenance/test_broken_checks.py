@@ -51,6 +51,7 @@ def _red(directory: Path) -> str:
     return str(way)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("marks", [True, False], ids=["with its marks", "without its number"])
 @pytest.mark.parametrize("what", BROKEN)
 def test_the_way_out_works(directory: Path, what: str, *, marks: bool) -> None:
@@ -81,6 +82,7 @@ def test_no_copy_is_called_sound(directory: Path, tmp_path: Path, what: str) -> 
         verify_database(directory / DATABASE_NAME)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
 def test_an_older_database(tmp_path: Path, revision: str) -> None:
     """The upgrade would hold its rows to the constraints: the doctor does not advise it."""

@@ -101,6 +101,7 @@ def test_an_entry_of_the_manifest(tmp_path: Path, path: str) -> None:
 SESSIONS, PERMISSIONS = "opencode.sessionStore", "opencode.permissionRequests"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("path", ["../../etc/x", "other.json", "opencode-permissions.json"])
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_receipt(tmp_path: Path, path: str, remembers: bool) -> None:

@@ -48,6 +48,7 @@ def _commands(examined: Result) -> list[str]:
     return [way["command"] for item in findings for way in item["ways"] if way["command"]]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", SENSELESS)
 def test_a_damaged_database_is_not_backed_up(what: str, directory: Path, tmp_path: Path) -> None:
     """The error names the database itself, not the copy that is gone, and the doctor; that finds it
@@ -63,6 +64,7 @@ def test_a_damaged_database_is_not_backed_up(what: str, directory: Path, tmp_pat
     assert "is damaged" in run("doctor", directory).out
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", SENSELESS)
 def test_a_backup_that_no_command_can_use_is_not_sound(
     what: str, directory: Path, tmp_path: Path

@@ -83,6 +83,7 @@ LAX = (
 )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -85,6 +85,7 @@ def _is_whole(directory: Path, rows: object) -> None:
     assert run("status", directory).code == 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", LOST)
 def test_marks_come_back(what: str, directory: Path) -> None:
     """The doctor names the upgrade alone, which writes them again: no row of a batch changes.
@@ -117,6 +118,7 @@ def test_a_dump_that_was_read_in(directory: Path) -> None:
     _is_whole(directory, rows)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
 def test_an_older_database_is_upgraded_after_that(revision: str, tmp_path: Path) -> None:
     """By the same call."""

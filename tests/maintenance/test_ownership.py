@@ -180,6 +180,7 @@ def test_what_its_owner_closed(directory: Path) -> None:
     assert list(closed_by_mode(directory, names)) == []  # nothing is closed to root
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "name", ["runtime-store.sqlite3", "runtime-store.lock", FILE_OF[LEASES], "quarantine", "."]
 )

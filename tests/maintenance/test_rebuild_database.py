@@ -122,6 +122,7 @@ BEYOND_HELP: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("spoil", BEYOND_HELP.values(), ids=BEYOND_HELP)
 def test_files_become_what_is_committed(directory: Path, spoil: Callable[[Path], object]) -> None:
     """Whatever happened to the database, all files are committed as they are, byte for byte; the

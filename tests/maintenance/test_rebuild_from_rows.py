@@ -77,6 +77,7 @@ def read_all(directory: Path, identity: RunIdentity = IDENTITY) -> dict[str, obj
         }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("point", ["after-log", "after-rename-1", "after-rename-3"])
 @pytest.mark.parametrize("identity", [IDENTITY, NEXT])
 def test_a_batch_that_was_decided_is_there_as_a_whole(

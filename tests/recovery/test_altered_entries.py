@@ -65,6 +65,7 @@ def _alter(directory: Path, change: str) -> None:
     _sql(directory, f"UPDATE manifest_entries SET {change} WHERE schema_name = '{NAME}'")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("file", ["there", "gone"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_one_recovery_puts_it_right(directory: Path, change: str, file: str) -> None:
@@ -105,6 +106,7 @@ def test_opening_puts_it_right_and_the_plan_says_why(directory: Path) -> None:
     assert len(before) == len(_entries(directory))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_copy_has_it_right(directory: Path, tmp_path: Path, change: str) -> None:
     """A back-up that is called sound opens as a ready store, an export has the sizes and hashes

@@ -265,6 +265,7 @@ def test_the_calls_of_a_recovery_are_counted_right(directory: Path) -> None:
     assert len(fs.calls) == CALLS
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("number", range(CALLS))
 def test_a_recovery_that_dies_is_run_again(directory: Path, number: int) -> None:
     """Death at any call: a new plan carries on, and nothing was lost in between."""

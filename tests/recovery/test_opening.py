@@ -137,6 +137,7 @@ def test_death_before_the_log_leaves_everything_as_it_was(directory: Path, numbe
         assert len(list((directory / "quarantine").iterdir())) == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", range(LOGGED_AFTER, CALLS))
 def test_death_after_the_log_is_rolled_forward(directory: Path, number: int) -> None:
     """The batch is finished with its ids and times, once; the recovery is on record."""
@@ -156,6 +157,7 @@ def test_death_after_the_log_is_rolled_forward(directory: Path, number: int) -> 
         assert store.last_recovery is None
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", range(LOGGED_AFTER, CALLS))
 def test_looking_at_a_crash_leaves_it_as_it_is(directory: Path, number: int) -> None:
     """Without recovery, and read-only, the plan says blocked and why; not a file is touched."""
@@ -181,6 +183,7 @@ def _index(everything: dict[str, Any]) -> dict[str, Any]:
     return {name: facts for name, facts in everything.items() if name.endswith("-shm")}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("number", range(LOGGED_AFTER, CALLS))
 def test_the_next_writer_finishes_it_too(directory: Path, number: int) -> None:
     """A store that was opened before the other one died need not be opened again."""
@@ -206,6 +209,7 @@ def test_the_calls_of_rolling_forward_are_counted_right(directory: Path) -> None
     assert len(fs.calls) == CALLS_OF_RECOVERY
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("number", range(CALLS_OF_RECOVERY))
 def test_a_recovery_that_dies_is_continued_by_the_next(directory: Path, number: int) -> None:
     """Death at any call of it: the next one ends with the same batch, ids and times."""
@@ -297,6 +301,7 @@ def _fifo(path: Path) -> None:
 DAMAGES = [_remove, _cut, _empty, _zero, _directory, _fifo]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", STORES)
 def test_a_lost_or_torn_file_is_put_back_when_the_store_is_opened(

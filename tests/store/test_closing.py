@@ -179,6 +179,7 @@ def test_a_read_in_the_middle_of_closing(tmp_path: Path, monkeypatch: pytest.Mon
         store.manifest()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["threads", "a loop"])
 def test_a_store_that_nobody_closes(tmp_path: Path, how: str) -> None:
     """It warns once, leaves no descriptor, loses nothing, and the directory can be opened again."""

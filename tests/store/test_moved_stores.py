@@ -115,6 +115,7 @@ WRITES: dict[str, Call] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", WRITES)
 def test_no_write_goes_to_the_old_file(directory: Path, what: str) -> None:
     """However edits of others are dealt with. The entry keeps the new file, and the old one is not
@@ -419,6 +420,7 @@ IN_THE_WAY: dict[str, tuple[ForeignEdits, bytes, type[Exception]]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("at_new", ["nothing", "a file of somebody else's"])
 @pytest.mark.parametrize("known", [False, True], ids=["moved now", "moved before, not written"])
 @pytest.mark.parametrize("what", IN_THE_WAY)

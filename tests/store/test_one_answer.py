@@ -421,6 +421,7 @@ def more_cases(wrong: str) -> list[Case]:
     return cases if is_full() else random.Random(f"{seed()} more {wrong}").sample(cases, 6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "cases", [drawn_cases, pytest.param(more_cases, marks=pytest.mark.thorough)]
 )

@@ -236,6 +236,7 @@ def test_a_file_that_another_store_got_meanwhile(
     assert data_in(directory / "new.json") == "of a, there"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("there", ["a file", "a link", "a link to nothing", "a file further up"])
 def test_a_new_path_behind_something(directory: Path, there: str, version: int) -> None:
@@ -317,6 +318,7 @@ BACK: dict[str, Callable[[Descriptor], Descriptor]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "at_old",
     breadth.params(["as committed", "nothing", "edited, too", "torn"], normal=["as committed"]),
@@ -360,6 +362,7 @@ def test_an_edit_comes_back_to_an_earlier_file(
     assert new.read_bytes() == edited
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "between", breadth.params(["as committed", "gone", "a link"], normal=["as committed", "gone"])
 )

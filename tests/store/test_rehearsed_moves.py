@@ -88,6 +88,7 @@ BEFORE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("version", breadth.params([1, 2], normal=[1]))
 @pytest.mark.parametrize("before", breadth.params([*BEFORE], normal=[*BEFORE][:3]))
 @pytest.mark.parametrize("there", THERE)

@@ -67,6 +67,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("criticality", list(Criticality))
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_older_data_stops_no_start(

@@ -188,6 +188,7 @@ def test_a_batch_does_not_delete_more_stores_than_it_has(deleted: int) -> None:
 # --- asyncio, threads, stores that were open before -----------------------------------------------
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("point", THREE, ids=str)
 def test_a_loop_crashes_too(directory: Path, point: CrashPoint) -> None:
     """The same in a program with asyncio; nothing hangs."""

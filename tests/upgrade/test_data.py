@@ -236,6 +236,7 @@ def test_what_cannot_come_up_stays(what: str, directory: Path) -> None:
         assert write(store, A, {"value": 5})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("upgrades", [{}, {1: _failing}], ids=["no step", "a failing step"])
 @pytest.mark.parametrize("frozen", REVISIONS[:-1])
 def test_nor_does_the_database(

@@ -127,6 +127,7 @@ TROUBLE: dict[str, tuple[Callable[[Path], object], ...]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "name", breadth.params(["THIRD", "MOVED", "TAKEN", None], normal=["MOVED"])
 )

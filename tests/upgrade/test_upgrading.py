@@ -101,6 +101,7 @@ RuntimeStore.open(sys.argv[1], seams=Seams(fs=Deadly())).write_batch(
 """
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("frozen", REVISIONS)
 def test_a_crash_after_the_upgrade(frozen: str, tmp_path: Path) -> None:
     """In every frozen directory, the newest included, a writer that is killed between two renames
