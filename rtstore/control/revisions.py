@@ -284,9 +284,10 @@ def _look_at_header(path: Path) -> bool:
     found = check_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, EMPTY)
+    _check_unsafe(path)  # it waits for forks, and they for whom has the header open
     try:
         with _header_of(path) as header:
-            check_side_files(path)  # its locks are asked for by the descriptor that is open now
+            _check_gone(path)  # its locks are asked for by the descriptor that is open now
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
             number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]
@@ -347,6 +348,11 @@ def check_side_files(path: Path) -> None:
     SQLite opens and writes any file with the name of a WAL, a link, a pipe, and the WAL of another
     database included. Raises `DatabaseLockedError` for one that is gone although another process
     has it open, and `StorageError`."""
+    _check_unsafe(path)
+    _check_gone(path)
+
+
+def _check_unsafe(path: Path) -> None:
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
@@ -368,7 +374,6 @@ def check_side_files(path: Path) -> None:
                 "would write it into the database",
             )
     _check_wal(path)
-    _check_gone(path)
 
 
 def _check_gone(path: Path) -> None:

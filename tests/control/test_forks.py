@@ -432,3 +432,31 @@ print("fine")
 def test_a_fork_in_the_middle_of_a_call(path: Path) -> None:
     """The child, which returns through the same call, is told that its parent carries it out."""
     assert run(IN_A_CALL, path) == "fine\n"
+
+
+LOOKS_AT_THE_WAL = (
+    COMMON
+    + """
+from rtstore.control import foreign_wal, revisions
+
+database = Database(path)
+write_one(database, 1)
+look, waited = foreign_wal.problem_of_wal, []
+
+def while_a_thread_forks(path):
+    thread = threading.Thread(target=in_child, args=[lambda: None], daemon=True)
+    thread.start()
+    thread.join(5)
+    waited.append(thread.is_alive())
+    return look(path)
+
+foreign_wal.problem_of_wal = while_a_thread_forks
+revisions.inspect_revision(path)
+assert waited == [False], waited
+"""
+)
+
+
+def test_a_fork_does_not_wait_for_a_look_at_the_wal(path: Path) -> None:
+    """That look waits for forks: if a fork waited for it too, both would for ten seconds."""
+    run(LOOKS_AT_THE_WAL, path)
