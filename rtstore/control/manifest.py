@@ -37,7 +37,13 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import Row, Statement, database_of, swallowed
 from rtstore.errors import CorruptDatabaseError, StoreFileChangedError
 from rtstore.files.paths import store_path
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, TakenBy, folders_above
+from rtstore.model.descriptors import (
+    KNOWN_DESCRIPTORS,
+    Descriptor,
+    TakenBy,
+    TakenFiles,
+    folders_above,
+)
 from rtstore.model.records import (
     BatchState,
     CommittedFile,
@@ -174,6 +180,18 @@ def load_versions(connection: Connection) -> dict[str, int]:
 def load_paths(connection: Connection) -> dict[str, str]:
     """Return the file of each committed store, by the store's name."""
     return {row["schema_name"]: row["relative_path"] for row in _SELECT_PATHS.all(connection)}
+
+
+def files_now(connection: Connection, committed: Mapping[str, str]) -> dict[str, str]:
+    """Return the file that each of some stores has now, as `file_of` says. `committed` are the
+    files that they were written to. All keep those where what is remembered gives a file to two
+    stores: an opening moves none to where another is. Works with a database of any revision."""
+    known = {row["schema_name"]: row["relative_path"] for row in _REMEMBERED_PATHS.all(connection)}
+    found = {name: known.get(name, path) for name, path in committed.items()}
+    taken = TakenFiles(found)
+    if any(taken.by(name, path) is not None for name, path in found.items()):
+        return dict(committed)
+    return found
 
 
 class ChangedPath(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 from sqlalchemy import Connection
 
-from rtstore.control import contents
+from rtstore.control import contents, manifest
 from rtstore.control.contents import Committed
 from rtstore.files import durable
 from rtstore.files.paths import store_path
@@ -25,15 +25,18 @@ def write_store_files(
     like: Path | None = None,
     entries: Iterable[ManifestEntry] | None = None,
 ) -> list[BackupFile]:
-    """Write every committed store file, in the caller's read transaction; or those of the given
-    `entries`. Return the files written.
+    """Write every committed store file, in the caller's read transaction, where the store has it
+    now; or those of the given `entries`. Return the files written.
 
     The files are durable on return. Each gets the permissions of the same file in the directory
-    `like`. Works with a database of any revision. Raises OSError.
+    `like`. Works with a database of any revision. Raises OSError, and `UnsafePathError` for a row
+    with a path that no store can have.
     """
+    for item in contents.list_committed(connection) if entries is None else ():
+        store_path(directory, item.relative_path)  # a row that makes no sense is not passed over
     written = []
     every: Iterable[Committed | ManifestEntry] = (
-        contents.list_committed(connection) if entries is None else entries
+        committed_now(connection) if entries is None else entries
     )
     for committed in every:
         content = contents.load_content(connection, committed.batch_number, committed.schema_name)
@@ -60,6 +63,15 @@ def write_store_files(
             )
         )
     return written
+
+
+def committed_now(connection: Connection) -> list[Committed]:
+    """Return the committed version of each store, with the file that the store has now: a program
+    may have given it another one since it was written. Works with a database of any revision."""
+    committed = contents.list_committed(connection)
+    paths = {item.schema_name: item.relative_path for item in committed}
+    now = manifest.files_now(connection, paths)
+    return [item.model_copy(update={"relative_path": now[item.schema_name]}) for item in committed]
 
 
 def _mode_of(path: Path, fs: FileSystem) -> int | None:

@@ -35,6 +35,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.backup import RECORD_NAME, Step
 from rtstore.testing import Seams
+from tests.cli.commands import run
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
     IDENTITY,
@@ -250,6 +251,68 @@ def test_the_same_for_asyncio(directory: Path, tmp_path: Path) -> None:
     backup, report = asyncio.run(live())
     assert verify_backup(tmp_path / "backup") == backup
     assert {backup.high_watermark, report.high_watermark} <= set(range(4, 25))
+
+
+ANOTHER_FILE: dict[str, dict[str, str]] = {
+    "moved": {"own.a": "new.json", "own.b": "b.json"},
+    "into a folder": {"own.a": "in/a/folder.json", "own.b": "b.json"},
+}
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["as committed", "edited since"])
+@pytest.mark.parametrize("files", ANOTHER_FILE.values(), ids=ANOTHER_FILE)
+def test_a_store_that_moved_and_was_not_written_since(
+    tmp_path: Path, files: dict[str, str], edited: bool
+) -> None:
+    """It is in the back-up where it is now, with the mode that it has there: what is restored is
+    ready as it stands, and so is what the database alone gives back."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    before = [plain_descriptor("own.a", "a.json"), plain_descriptor("own.b", "b.json")]
+    with open_store(source, descriptors=before) as store:
+        store.write_batch(identity=IDENTITY, reason="recovery", writes={"own.a": 1, "own.b": 2})
+    now = [plain_descriptor(name, path) for name, path in files.items()]
+    open_store(source, descriptors=now).close()
+    (source / files["own.a"]).chmod(0o640)
+    committed = {path: (source / path).read_bytes() for path in files.values()}
+    if edited:
+        (source / files["own.a"]).write_text("an edit")
+    assert run("backup", source, made).code == 0
+    assert verify_backup(made).path == made
+    restored = {"whole": tmp_path / "whole", "database": tmp_path / "database"}
+    assert run("restore", made, restored["whole"]).code == 0
+    copy = shutil.copy(made / DATABASE_NAME, tmp_path / "alone.sqlite3")
+    paths = {file.relative_path for file in verify_backup(copy).files}
+    assert paths == set(files.values())
+    assert run("restore", copy, restored["database"]).code == 0
+    assert ((restored["whole"] / files["own.a"]).stat().st_mode & 0o777) == 0o640
+    for directory in (made, *restored.values()):
+        found = {path: (directory / path).read_bytes() for path in files.values()}
+        assert found == committed
+        with RuntimeStore.open(directory, read_only=True) as store:
+            assert store.check_readiness().ok
+    for directory in restored.values():
+        assert run("status", directory).code == 0
+        assert run("doctor", directory).code == 0, run("doctor", directory).out
+        assert {path.name for path in directory.rglob("*.json")} == {
+            Path(path).name for path in files.values()
+        }
+
+
+def test_an_edit_of_the_file_that_a_store_had(tmp_path: Path) -> None:
+    """Until the store has its new file, the edit is one of the store, and comes along."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    with open_store(source, descriptors=[plain_descriptor("own.a", "a.json")]) as store:
+        store.write_batch(identity=IDENTITY, reason="recovery", writes={"own.a": 1})
+    (source / "a.json").write_text("an edit")
+    now = [plain_descriptor("own.a", "b.json")]
+    with open_store(source, descriptors=now, recover=False) as store:
+        (changed,) = store.back_up(made).changed
+    assert (changed.relative_path, changed.problem) == ("a.json", None)
+    assert changed.kept_at is not None
+    assert (made / changed.kept_at).read_text() == "an edit"
+    with RuntimeStore.open(made, read_only=True) as store:
+        assert store.check_readiness().ok
+        assert store.read("own.a").data == 1
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,7 +29,7 @@ from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.history.materialize import BackupFile, write_store_files
+from rtstore.history.materialize import BackupFile, committed_now, write_store_files
 from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
 from rtstore.maintenance.backup.verifying import (
     describe,
@@ -145,7 +146,7 @@ def _fill(
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )
-        left_out = [*without_content(copy.read(contents.list_committed))]
+        left_out = [*without_content(copy.read(committed_now))]
         quarantined = copy.read(_quarantined_now)
         for number, item in enumerate(quarantined):
             kept, problem = _copy_quarantined(directory, building, item, fs)
@@ -168,7 +169,7 @@ def _keep_changed(
     changed: list[ChangedFile] = []
     files: list[BackupFile] = []
     quarantined: list[QuarantinedFile] = []
-    for name, relative_path in source.read(_store_files):
+    for name, relative_path in source.read(partial(_store_files, directory=directory)):
         try:
             check_target(directory, relative_path, name, fs)
             content, _ = fs.read(store_path(directory, relative_path))
@@ -221,13 +222,20 @@ def _lanes(directory: Path) -> list[str]:
     return []  # there are none, or nobody may look
 
 
-def _store_files(connection: Connection) -> list[tuple[str, str]]:
-    """Return every store that the database knows, registered or written once, with its file."""
-    known = {item.schema_name: item.relative_path for item in contents.list_committed(connection)}
-    known |= {
+def _store_files(connection: Connection, *, directory: Path) -> list[tuple[str, str]]:
+    """Return every store that the database knows, registered or written once, with its file. One
+    that has no file yet where a program gave it another one has its former file, too: an edit of
+    that is an edit of the store."""
+    written = {item.schema_name: item.relative_path for item in contents.list_committed(connection)}
+    known = written | {
         item.schema_name: item.relative_path for item in manifest.load_descriptors(connection)
     }
-    return sorted(known.items())
+    former = {
+        (name, path)
+        for name, path in written.items()
+        if path != known[name] and not os.path.lexists(directory / known[name])
+    }
+    return sorted({*known.items(), *former})
 
 
 def _is_known(connection: Connection, *, content: bytes, found: str, name: str) -> bool:

@@ -30,7 +30,7 @@ from rtstore.files.quarantine import (
 )
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.history.materialize import BackupFile
+from rtstore.history.materialize import BackupFile, committed_now
 from rtstore.maintenance.backup.record import Backup, Progress, Step, read_record
 from rtstore.model import arguments
 from rtstore.model.envelope import content_hash, hash_of_pieces
@@ -127,7 +127,7 @@ def verify_database(path: Path) -> Backup:
         raise BackupDamagedError(path, tuple(problems))
     database = Database(path, read_only=True)
     try:
-        committed = database.read(contents.list_committed)
+        committed = database.read(committed_now)
         quarantined = database.read(recovery_log.list_quarantined)
     finally:
         database.close()
