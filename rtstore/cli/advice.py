@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import move_aside_command, replace_link_command
-from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
+from rtstore.maintenance.suggestions import (
+    LaunchState,
+    about_descriptors,
+    rebuild_command,
+    rebuild_with_descriptors,
+    two_teams,
+)
 from rtstore.model.decide import ENTRY_ALTERED, ENTRY_MISSING, OF_ENTRY
 from rtstore.model.descriptors import LAUNCH_STATE
 from rtstore.model.records import (
@@ -37,6 +43,12 @@ _REBUILDS = (
 _OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 
 
+_START = (
+    "start the runtime, whose first batch writes the stores (RuntimeStore.begin_run, or "
+    "write_batch)"
+)
+
+
 class NextStep(Record):
     """One thing to do, and what it does. `command` is None where the runtime must act."""
 
@@ -53,6 +65,7 @@ def next_steps(
     committed: Mapping[str, str],
     paths: Mapping[str, str] = {},
     rebuild: NextStep | None = None,
+    unknown: str | None = None,
     obstacles: Sequence[Obstacle] = (),
     hindrances: Sequence[Hindrance] = (),
     newer_files: Sequence[str] = (),
@@ -74,7 +87,8 @@ def next_steps(
     committed, each with the file that it was written to; `paths` the files that stores have now.
     `details` says what was found in a file, by store.
     `newer_files` say that they were written after the last batch that the database knows.
-    `rebuild` is the advice for files that a database without any batch knows nothing of.
+    `rebuild` is the advice for files that a database without any batch knows nothing of, and
+    `unknown` says what takes those of which it knows not even the stores.
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
     the active run, if it is alive. Without `knows_run` an adopted file has no run to belong to, so
     that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
@@ -92,7 +106,7 @@ def next_steps(
     if rebuild is not None and any(
         action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
     ):
-        return (rebuild,)
+        return (*_first(unknown), rebuild)
     in_the_way = {it.schema_name for it in hindrances} | {it.schema_name for it in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
     steps = [
@@ -118,11 +132,7 @@ def next_steps(
     if not steps and high_watermark == 0:
         if check.ok:
             return ()
-        why = (
-            "nothing is committed yet: start the runtime, whose first batch writes the stores "
-            "(RuntimeStore.begin_run, or write_batch)"
-        )
-        return (NextStep(command=None, why=why),)
+        return (_start(unknown),)
     steps += _for_the_runtime(directory, free, details or {}, kept_of_deleted or {})
     steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run, living)
     if not steps:
@@ -255,6 +265,34 @@ def rebuild_of_files(directory: Path, team_name: str, launch: LaunchState) -> Ne
         "one or its WAL did not come along. Rather a back-up, where there is one. A runtime that "
         "goes on without either begins anew, and its first batch replaces the files",
     )
+
+
+def rebuild_of_unknown(
+    directory: Path, team_name: str, launch: LaunchState, files: Sequence[str]
+) -> str | None:
+    """Return what takes store files of which the database has no batch, nor even the stores: only
+    the runtime can say whether they are its. None where a person must say whose state it is."""
+    if two_teams(directory, team_name, launch) is not None:
+        return None
+    more = f" (and {len(files) - 3} more)" if files[3:] else ""
+    run = rebuild_with_descriptors(directory, launch, team_name=team_name)
+    return (
+        f"the database does not know whose these store files are: {', '.join(files[:3])}{more}. A "
+        f"runtime whose stores have these files is refused, and this takes them: {run} "
+        f"({about_descriptors(directory, team_name=team_name)})"
+    )
+
+
+def _first(unknown: str | None) -> list[NextStep]:
+    return [] if unknown is None else [NextStep(command=None, why=f"first, {unknown}")]
+
+
+def _start(unknown: str | None) -> NextStep:
+    """Return the step where nothing was ever committed, and nothing is to be put right."""
+    if unknown is None:
+        return NextStep(command=None, why=f"nothing is committed yet: {_START}")
+    why = f"nothing is committed yet, and {unknown}. If they are of nobody, {_START}"
+    return NextStep(command=None, why=why)
 
 
 def _control_files_changed(over_again: str) -> NextStep:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files, steps_of_backup
+from rtstore.cli.advice import (
+    NextStep,
+    next_steps,
+    rebuild_of_files,
+    rebuild_of_unknown,
+    steps_of_backup,
+)
 from rtstore.cli.discover import BACKUP_RECORD, MANIFEST_NAMES
 from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
@@ -48,6 +54,7 @@ from rtstore.maintenance.growth import outgrown, pruning
 from rtstore.maintenance.hindrances import hindrances, no_room
 from rtstore.maintenance.hints import (
     files_of_lost_batches,
+    files_of_unknown_stores,
     read_launch_state,
     suggest_command,
 )
@@ -235,6 +242,7 @@ class Look:
             committed=self.manifest.paths,
             paths=_paths(self.lines),
             rebuild=_rebuild(store, rows.head) if gathered.view.last_batch_number == 0 else None,
+            unknown=_unknown(store) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory, plan.actions, _paths(self.lines, hindered), store.database
             ),
@@ -307,6 +315,16 @@ def _rebuild(store: RuntimeStore, head: ManifestHead) -> NextStep | None:
         return None
     launch = read_launch_state(store.directory, fs)
     return rebuild_of_files(shown(store.directory), store.team_name, launch)
+
+
+def _unknown(store: RuntimeStore) -> str | None:
+    """Return what takes store files of which a database without any batch knows no store."""
+    fs = FileSystem()
+    files = files_of_unknown_stores(store.directory, store.database, store.descriptors, fs)
+    if not files:
+        return None
+    launch = read_launch_state(store.directory, fs)
+    return rebuild_of_unknown(shown(store.directory), store.team_name, launch, files)
 
 
 def _newer_batches(store: RuntimeStore) -> NewerBatches | None:

@@ -14,6 +14,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import DatabaseMissingError, Hint
 from rtstore.files.paths import store_path
 from rtstore.files.remains import (
+    files_in_folders,
     had_database,
     has_envelope,
     kept_beside,
@@ -35,6 +36,8 @@ from rtstore.maintenance.suggestions import (
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
 from rtstore.model.times import parse_time
 from rtstore.shell import rtstore_at, shell_word
+
+_KNOWN_NAMES = frozenset(item.schema_name for item in KNOWN_DESCRIPTORS)
 
 
 class SuggestedCommand(NamedTuple):
@@ -164,6 +167,13 @@ def files_of_lost_batches(
     """
     paths = [item.relative_path for item in descriptors]
     found = tuple(path for path in paths if has_envelope(directory, path, fs))
+    return _of_lost_batches(directory, database, found, fs)
+
+
+def _of_lost_batches(
+    directory: Path, database: Database, files: Iterable[str], fs: FileSystem
+) -> tuple[str, ...]:
+    found = tuple(files)
     if not found or not knows_no_batch(database):
         return ()
     imported_at = database.read(manifest.load_head).imported_at
@@ -172,6 +182,20 @@ def files_of_lost_batches(
     since = parse_time(imported_at)
     written = {path: written_at(directory, path, fs) for path in found}
     return tuple(path for path, at in written.items() if at is not None and at > since)
+
+
+def files_of_unknown_stores(
+    directory: Path, database: Database, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> tuple[str, ...]:
+    """Return the store files of which a database without any batch knows no store, where it knows
+    no store of a runtime's own, either: a runtime that has them is refused, as
+    `refuse_lost_batches` says. Once a runtime has registered stores of its own, it has opened the
+    directory beside such files: they are none of its."""
+    if not {item.schema_name for item in descriptors} <= _KNOWN_NAMES:
+        return ()
+    top = (path for path in store_files(directory, (), fs) if "/" not in path)
+    found = nameless((*top, *files_in_folders(directory, fs)))
+    return _of_lost_batches(directory, database, found, fs)
 
 
 def knows_no_batch(database: Database) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    KNOWN_DESCRIPTORS,
     DatabaseMissingError,
     FileSystem,
     InvalidRequestError,
@@ -25,6 +26,7 @@ from rtstore import (
 )
 from rtstore.control.revisions import NEW_SUFFIX
 from tests.cli.commands import run, words_of
+from tests.cli.troubles import LEASES_FILE
 from tests.support import (
     IDENTITY,
     LEASES,
@@ -232,6 +234,75 @@ def test_a_first_session_without_its_wal(tmp_path: Path) -> None:
         assert rebuilt.read("own.notes").data == "mine"
     with pytest.raises(InvalidRequestError, match="sound"):
         rebuild_database(copy)
+
+
+LOOKING = ("status", "plan", "doctor")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["own stores", "known ones, too"])
+def test_a_rebuild_without_descriptors_is_no_end(tmp_path: Path, known: bool) -> None:
+    """The database that it makes knows no batch, and no store of the runtime's own. What looks at
+    it names the rebuild with descriptors, which needs no force: the runtime is refused."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, descriptors=[*KNOWN_DESCRIPTORS, *OWN]) as store:
+        for item in OWN:
+            write(store, item.schema_name, {"of": item.schema_name})
+        if known:
+            write(store, LEASES, 1)
+    (directory / DATABASE_NAME).write_bytes(b"x")
+    kept = (directory / LEASES_FILE).rename(tmp_path / "kept") if known else None
+    assert run("rebuild", directory, "--team", TEAM, "--force").code == 0
+    if kept is not None:
+        kept.rename(directory / LEASES_FILE)
+    with pytest.raises(DatabaseMissingError):
+        open_store(directory, descriptors=OWN)
+    for command in LOOKING:
+        said = " ".join(run(command, directory).out.split())
+        way = f"rtstore rebuild {directory} --team {TEAM} --descriptors MODULE:NAME"
+        assert way in said, command
+        assert "notes.json, own/deep.json" in said
+        assert "nothing is committed yet: start the runtime" not in said
+    rebuild_database(directory, team_name=TEAM, descriptors=[*KNOWN_DESCRIPTORS, *OWN])
+    with open_store(directory, descriptors=[*KNOWN_DESCRIPTORS, *OWN]) as store:
+        assert store.read("own.notes").data == {"of": "own.notes"}
+
+
+def _file(name: str, **document: object) -> Callable[[Path], object]:
+    def make(place: Path) -> None:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(json.dumps(document))
+
+    return make
+
+
+OF_OTHERS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda _: None,
+    "JSON of others": _file("package.json", data=1),
+    "JSON of others in a folder": _file("own/package.json", data=1),
+    "a lane": lambda place: open_store(place / "lanes" / "one", descriptors=OWN).close(),
+}
+
+
+@pytest.mark.parametrize("what", OF_OTHERS.values(), ids=OF_OTHERS)
+def test_files_of_others_keep_no_runtime_out(
+    tmp_path: Path, what: Callable[[Path], object]
+) -> None:
+    """What no opening refuses is not called a store file: the runtime can start."""
+    RuntimeStore.open(tmp_path, team_name=TEAM).close()
+    what(tmp_path)
+    for command in LOOKING:
+        said = " ".join(run(command, tmp_path).out.split())
+        assert "nothing is committed yet: start the runtime" in said, command
+        assert "--descriptors" not in said
+
+
+def test_a_store_file_beside_stores_that_the_database_knows(tmp_path: Path) -> None:
+    """The runtime has opened the directory with its descriptors: the file is none of its."""
+    open_store(tmp_path, descriptors=OWN).close()
+    _file("x.json", **ENVELOPE)(tmp_path)
+    open_store(tmp_path, descriptors=OWN).close()
+    for command in LOOKING:
+        assert "rebuild" not in run(command, tmp_path).out, command
 
 
 # --- making the first one -------------------------------------------------------------------------
