@@ -143,6 +143,14 @@ def paths_of_stores(connection: Connection, directory: Path) -> dict[str, str]:
     return paths
 
 
+def versions_of_stores(connection: Connection, directory: Path) -> dict[str, int]:
+    """Return the schema version of each committed store, as `paths_of_stores` finds them."""
+    versions = manifest.load_versions(connection)
+    for name, number in lost_beside_files(connection, directory).items():
+        versions[name] = entry_again(connection, name, number).schema_version
+    return versions
+
+
 def _has_file(connection: Connection, directory: Path, schema_name: str, number: int) -> bool:
     write = _WRITE.first(connection, name=schema_name, number=number)
     try:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from rtstore.control import batches, manifest, revisions
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import paths_of_stores
+from rtstore.control.lost_entries import paths_of_stores, versions_of_stores
 from rtstore.control.manifest import default_manifest
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -49,8 +49,11 @@ from rtstore.model.descriptors import (
     Descriptor,
     Registry,
     TakenFiles,
+    kept_file,
+    same_file_key,
     taken_file,
 )
+from rtstore.model.records import LoggedBatch
 from rtstore.model.times import Clock
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
@@ -327,15 +330,25 @@ def remember(
 def _with_newer(connection: Connection, wanted: Registry) -> list[Descriptor]:
     """Return the descriptors that are wanted; for data that is newer than its descriptor, the one
     that is remembered, if it is newer. An older program that is refused changes no answer."""
-    versions = manifest.load_versions(connection)
+    newer = _kept(connection, wanted, manifest.load_versions)
+    return [newer.get(item.schema_name, item) for item in wanted]
+
+
+def _kept(
+    connection: Connection,
+    wanted: Iterable[Descriptor],
+    versions_in: Callable[[Connection], Mapping[str, int]],
+) -> dict[str, Descriptor]:
+    """Return the descriptors that stay remembered in place of those that are wanted, by store. The
+    versions of the data are only looked for where a descriptor is newer."""
+    known = {item.schema_name: item.schema_version for item in wanted}
     newer = {
         item.schema_name: item
         for item in manifest.load_descriptors(connection)
-        if item.schema_name in wanted.names
-        and versions.get(item.schema_name, 0) > wanted.get(item.schema_name).schema_version
-        and item.schema_version > wanted.get(item.schema_name).schema_version
+        if item.schema_version > known.get(item.schema_name, item.schema_version)
     }
-    return [newer.get(item.schema_name, item) for item in wanted]
+    versions = versions_in(connection) if newer else {}
+    return {name: item for name, item in newer.items() if versions.get(name, 0) > known[name]}
 
 
 def refuse_files(
@@ -397,8 +410,9 @@ def refuse_taken_files(
 ) -> dict[str, str]:
     """Raise `InvalidRequestError` for a descriptor whose file is that of another store, by its
     entry or by an open batch, or is a folder with that in it, or needs that as a folder: the other
-    store has to give its file up first, or each write is refused. Return the file of each committed
-    store: see `paths_of_stores`."""
+    store has to give its file up first, or each write is refused. So is a file that a newer program
+    gave another store, which keeps it. Return the file of each committed store: see
+    `paths_of_stores`."""
     open_batches = [item for item in batches.load_open(connection) if item.has_contents]
     committed = paths_of_stores(connection, directory)
     paths = dict(committed)
@@ -412,7 +426,36 @@ def refuse_taken_files(
         by = taken.by(name, path)
         if by is not None:
             raise InvalidRequestError("descriptors", taken_file(name, path, by), store=name)
+    _refuse_kept_files(connection, wanted, directory, open_batches)
     return committed
+
+
+def _refuse_kept_files(
+    connection: Connection,
+    wanted: Iterable[Descriptor],
+    directory: Path,
+    open_batches: Iterable[LoggedBatch],
+) -> None:
+    """Raise `InvalidRequestError` for a descriptor whose file is in the way of one that another
+    store keeps: `remember` could not save both. Data counts as newer by its entry, also by a lost
+    one, or by an open batch."""
+
+    def versions(connection: Connection) -> dict[str, int]:
+        found = versions_of_stores(connection, directory)
+        for write in (write for logged in open_batches for write in logged.writes):
+            before = found.get(write.schema_name, 0)
+            found[write.schema_name] = max(before, write.schema_version)
+        return found
+
+    kept = _kept(connection, wanted, versions)
+    taken = TakenFiles({name: same_file_key(item.relative_path) for name, item in kept.items()})
+    for descriptor in wanted:
+        name, path = descriptor.schema_name, descriptor.relative_path
+        by = taken.by(name, same_file_key(path))
+        if by is not None:
+            raise InvalidRequestError(
+                "descriptors", kept_file(name, path, kept[by.owner]), store=name
+            )
 
 
 def check_files_first(

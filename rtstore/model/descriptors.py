@@ -316,6 +316,18 @@ def taken_file(name: str, path: str, taken: TakenBy) -> str:
     )
 
 
+def kept_file(name: str, path: str, kept: Descriptor) -> str:
+    """Return, in words, why a store cannot have a file that a newer program gave another store, and
+    the way out. `kept` is the descriptor of the newer program."""
+    owner = kept.schema_name
+    return (
+        f"the file {path} is in the way of {kept.relative_path}, which a newer program gave store "
+        f"{owner}: the data of {owner} is newer than its descriptor here, so {owner} keeps that "
+        f"file. Give {name} another relative_path, or first open the directory with the newer "
+        f"program, with another file for {owner}"
+    )
+
+
 def diagnostic_only(descriptors: Iterable[Descriptor]) -> frozenset[str]:
     """Return the names of the stores that stop no runtime, whatever is wrong with their data."""
     return frozenset(

@@ -448,3 +448,78 @@ def test_what_is_at_the_new_path_makes_way_for_what_comes_only_now(
         assert store.read(A.schema_name).data == data_in(directory / "new.json") == "of a"
         (kept,) = store.quarantined_files()
         assert (directory / kept.quarantine_path).read_text() == there
+
+
+KEPT: dict[str, list[Descriptor]] = {
+    "in its place": [at(B, "new.json"), at(A, "third.json")],
+    "and the store as it was": [at(B, "new.json"), A],
+    "but for its case": [at(B, "NEW.json"), at(A, "third.json")],
+    "as a folder": [at(B, "new.json/b.json"), at(A, "third.json")],
+}
+LATER = newer(at(A, "new.json"))
+
+
+def move_with_a_newer_program(directory: Path, left: str) -> None:
+    """Upgrade the data of a store, then give it another file, to which nothing is written."""
+
+    def write_and_die(_: object) -> None:
+        fs = WatchedFileSystem()
+        options: dict[str, Any] = {"seams": Seams(fs=fs), "upgrade": False}
+        with RuntimeStore.open(directory, descriptors=[newer(A), B], **options) as store:
+            fs.judge = lambda _number, name, _subject: (
+                os.kill(os.getpid(), signal.SIGKILL) if name == "create" else None
+            )
+            write(store, A.schema_name, ["of a"])
+
+    if left == "its batch is open":
+        assert not Child(write_and_die).wait().finished
+        RuntimeStore.open(directory, descriptors=[LATER, B], recover=False).close()
+        return
+    RuntimeStore.open(directory, descriptors=[newer(A), B]).close()
+    RuntimeStore.open(directory, descriptors=[LATER, B]).close()
+    if left == "its entry is lost":
+        edit(directory, "DELETE FROM manifest_entries WHERE schema_name = 'own.a'")
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("left", ["moved", "its entry is lost", "its batch is open"])
+@pytest.mark.parametrize("what", KEPT)
+def test_a_file_that_a_newer_program_gave_another_store(
+    directory: Path, what: str, left: str
+) -> None:
+    """That store keeps it, since its data is newer. Each way out that the words name is one."""
+    move_with_a_newer_program(directory, left)
+    wanted = KEPT[what]
+    said = refuse(directory, *wanted)
+    assert "in the way of new.json, which a newer program gave store own.a" in said
+    assert refuse(directory, *wanted, recover=False) == said
+    with pytest.raises(InvalidRequestError) as told:
+        rehearse(directory, *wanted)
+    assert str(told.value) == said
+    assert refuse(directory, newer(wanted[0]), wanted[1]) == said
+    with RuntimeStore.open(directory, descriptors=[LATER, B]) as store:
+        assert store.check_readiness().ok
+        assert store.read(A.schema_name).data == ["of a"]
+    way = directory.with_name("other way")
+    shutil.copytree(directory, way)
+    RuntimeStore.open(directory, descriptors=[at(B, "free.json"), wanted[1]]).close()
+    RuntimeStore.open(way, descriptors=[newer(at(A, "other.json")), B]).close()
+    if what == "as a folder":
+        (way / "new.json").unlink()  # which the store has left
+    with RuntimeStore.open(way, descriptors=wanted) as store:
+        assert store.read(B.schema_name).data == "of b"
+    for each in (directory, way):
+        with RuntimeStore.open(each) as store:
+            assert store.check_readiness().ok
+            assert store.read(A.schema_name).data == ["of a"]
+
+
+def test_a_file_that_a_newer_program_gave_a_store_without_newer_data(directory: Path) -> None:
+    """As it had no upgrade of that yet, or never wrote the store: the older program goes on."""
+    fresh = Descriptor("own.fresh", relative_path="f.json", schema_version=2)
+    RuntimeStore.open(directory, descriptors=[LATER, B, fresh], upgrade=False).close()
+    older = at(fresh, "f2.json", schema_version=1)
+    descriptors = [A, at(B, "new.json"), older, Descriptor("own.other", relative_path="f.json")]
+    with RuntimeStore.open(directory, descriptors=descriptors) as store:
+        assert store.read(A.schema_name).data == data_in(directory / "a.json") == "of a"
+        assert store.read(B.schema_name).data == data_in(directory / "new.json") == "of b"
