@@ -116,7 +116,7 @@ class Database:
         self._failure: str | None = None
         self._lost: str | None = None
         self._commits = 0
-        self._watermark = 0
+        self._watermark: int | None = None
         """The high watermark that was read last; kept where nothing else says what is lost."""
         self._is_closing = False
         # Read-only access holds no connection between two reads: the file may be idle at one and
@@ -203,7 +203,7 @@ class Database:
             found = _WATERMARK.scalar(session.connection)
         if not isinstance(found, int):
             return
-        if idle and found < self._watermark:
+        if idle and self._watermark is not None and found < self._watermark:
             refuse_older(self.path)
         self._watermark = found
 
