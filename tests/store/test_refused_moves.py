@@ -108,7 +108,7 @@ def test_a_file_of_another_store(directory: Path, what: str, lost: tuple[str, ..
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["its owner stays", "its owner moves, too"])
-def test_a_folder_with_a_file_of_another_store(tmp_path: Path, *, moves: bool) -> None:
+def test_a_folder_of_another_stores_file(tmp_path: Path, *, moves: bool) -> None:
     """The folder is not given away either: what is in it stays, with an edit."""
     directory, deep = tmp_path / "team", at(A, "d/e/a.json")
     with RuntimeStore.open(directory, team_name="t", descriptors=[deep, B]) as store:
