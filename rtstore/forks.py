@@ -7,6 +7,9 @@ in a child runs in `with no_fork():`. A fork waits for the blocks that have begu
 begins later waits for the fork. No block takes a connection from a pool: a fork waits for
 connections first (see `rtstore.control.sqlite.sessions`).
 
+A child also gets the descriptors that another thread has just opened, and does not know them. None
+of them may become a lock, which the child would keep: `may_be_inherited` tells.
+
 None of this is a lock that a thread could fail to release. A block counts only while its `no_fork`
 object exists; the block holds that object, whatever exception ends it.
 """
@@ -23,6 +26,9 @@ from itertools import count
 PATIENCE_S = 10.0
 """How long a fork waits for a block, and a block for a fork."""
 _POLL_S = 0.001
+FORK_S_MAX = 1.0
+"""In seconds. A fork that is about to happen for longer than this was given up: an exception cut
+its handlers off."""
 
 
 class no_fork:  # noqa: N801 - used like a word of the language
@@ -51,6 +57,20 @@ class no_fork:  # noqa: N801 - used like a word of the language
         _blocks.pop(self._number, None)
 
 
+def last_fork() -> int:
+    """Return a number that changes with each fork of this process."""
+    return _last[0]
+
+
+def may_be_inherited(since: int) -> bool:
+    """Return whether a child may have a descriptor that this thread has opened since `last_fork`
+    returned `since`, and noted where a child finds it to close it: a fork happened since, or is
+    about to happen."""
+    return since != _last[0] or any(
+        time.monotonic() - began_at < FORK_S_MAX for began_at in list(_imminent.values())
+    )
+
+
 def _thread_is_in_one() -> bool:
     this = threading.get_ident()
     return any(thread == this and block() is not None for block, thread in list(_blocks.values()))
@@ -69,16 +89,22 @@ def _another_forks() -> bool:
 def _before_fork() -> None:
     _forking[threading.get_ident()] = True
     deadline = time.monotonic() + PATIENCE_S
-    while _another_is_in_one() and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
+    try:
+        while _another_is_in_one() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    finally:
+        _last[0] = next(_numbers)
+        _imminent[threading.get_ident()] = time.monotonic()
 
 
 def _after_in_parent() -> None:
+    _imminent.pop(threading.get_ident(), None)
     _forking.pop(threading.get_ident(), None)
 
 
 def _after_in_child() -> None:
     this = threading.get_ident()
+    _imminent.clear()
     _forking.clear()
     for number, (_, thread) in list(_blocks.items()):
         if thread != this:
@@ -89,11 +115,16 @@ _numbers = count()
 _blocks: dict[int, tuple[weakref.ref[no_fork], int]] = {}
 """The blocks that have begun, by number, each with its thread."""
 _forking: dict[int, bool] = {}
-"""The threads that are about to fork."""
+"""The threads that are about to fork, or wait for blocks first."""
+_imminent: dict[int, float] = {}
+"""The threads that fork at this moment, each with since when."""
+_last = [0]
+"""The number of the last fork."""
 
 if hasattr(os, "register_at_fork"):
     # `before` handlers run in reverse order of registration. This module is imported before all
-    # others that register handlers, so this one waits last.
+    # others that register handlers, so this one waits last. `after_in_parent` of this one is the
+    # first.
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
     )

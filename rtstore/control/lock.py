@@ -53,7 +53,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import move_aside_command
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.forks import no_fork
+from rtstore.forks import last_fork, may_be_inherited, no_fork
 from rtstore.model.times import format_time, parse_time, utc_now
 
 try:
@@ -65,13 +65,12 @@ LOCK_NAME = "runtime-store.lock"
 DEFAULT_TIMEOUT_S = 30.0
 POLL_INTERVAL_S_MIN = 0.0005
 POLL_INTERVAL_S_MAX = 0.005
-FORK_S_MAX = 1.0
-"""In seconds. A hold waits no longer than this for the end of a fork."""
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 """Not blocking: opening any kind of file with this name, a pipe included, must not wait."""
+_DESCRIPTOR_FACTS = "/proc/self/fdinfo"  # Linux: with the locks of each descriptor
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 
 
@@ -109,6 +108,7 @@ class Hold(io.FileIO):
             map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
         )  # as in `open_owned`
         hold.thread, hold.pid, hold.directory = threading.get_ident(), os.getpid(), None
+        _numbers[hold.fileno()] = path
         return hold
 
     def add_directory(self, directory: Owner) -> None:
@@ -186,7 +186,14 @@ class Look(io.BytesIO):
         return True
 
     def _share(self, path: str, flags: int) -> bool:
-        self._owners.append(owner := open_owned(path, flags))
+        while True:
+            forks = last_fork()
+            self._owners.append(owner := open_owned(path, flags))
+            _numbers[owner.fileno()] = path
+            if not may_be_inherited(forks):
+                break
+            owner.close()
+            time.sleep(POLL_INTERVAL_S_MIN)
         try:
             fcntl.flock(owner.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -195,47 +202,38 @@ class Look(io.BytesIO):
 
 
 _open_after_fork: set[weakref.ref[Hold | Look]] = set()
-"""What a forked child must close. Weak references, in C, do not keep a lost hold alive."""
+"""What a forked child must close. Weak references, in C, do not keep a lost hold alive. What a
+child may have that was not noted here before the fork does not become a lock."""
+_numbers: dict[int, str] = {}
+"""The number of each descriptor that was opened for a lock, with its path. It may be another file's
+by now."""
 
 
-class _Forks:
-    """The forks of this process. If another thread forks while a descriptor is being opened, the
-    child may have it without an entry in `_open_after_fork`; it must not become a lock."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self._under_way: dict[int, float] = {}
-        """By thread that is about to fork: since when."""
-
-    def before(self) -> None:
-        self.begun += 1
-        self._under_way[threading.get_ident()] = time.monotonic()
-
-    def after_in_parent(self) -> None:
-        self._under_way.pop(threading.get_ident(), None)  # another thread may be about to fork
-
-    def after_in_child(self) -> None:
-        # A forked child shares the parent's lock through the descriptors it inherited: the lock
-        # would outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
-        self._under_way.clear()
-        for reference in list(_open_after_fork):
-            found = reference()
-            if found is not None:
-                found.abandon()
-
-    def is_under_way(self) -> bool:
-        return any(
-            time.monotonic() - began_at < FORK_S_MAX for began_at in list(self._under_way.values())
-        )
+def _after_in_child() -> None:
+    # A forked child shares the parent's lock through the descriptors it inherited: the lock would
+    # outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
+    for reference in list(_open_after_fork):
+        found = reference()
+        if found is not None:
+            found.abandon()
+    # A thread of the parent may have been in the middle of a close: the object is closed already,
+    # and the descriptor is not.
+    for number, path in list(_numbers.items()):
+        with suppress_system_error():
+            if _is_lock_on(path, number):
+                os.close(number)
+    _numbers.clear()
 
 
-_forks = _Forks()
+def _is_lock_on(path: str, number: int) -> bool:
+    """Return whether a descriptor is known to hold a flock on the file with a path."""
+    with suppress_system_error(), open(f"{_DESCRIPTOR_FACTS}/{number}", "rb") as facts:
+        return os.path.samestat(os.fstat(number), os.stat(path)) and b" FLOCK " in facts.read()
+    return False
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_forks.before,
-        after_in_parent=_forks.after_in_parent,
-        after_in_child=_forks.after_in_child,
-    )
+    os.register_at_fork(after_in_child=_after_in_child)
 
 
 class WriterLock:
@@ -399,13 +397,13 @@ class WriterLock:
     def _attempt(self) -> Hold | None:
         """Take the lock if it is free, and return the hold, or None. Every attempt opens the file
         again, so that no caller waits for a file that has lost its name."""
-        forks = _forks.begun
+        forks = last_fork()
         hold = Hold.open_file(self.names[0])
         try:
             _open_after_fork.add(weakref.ref(hold, _open_after_fork.discard))
+            self._open_directory(hold)
             if (
-                forks == _forks.begun
-                and not _forks.is_under_way()
+                not may_be_inherited(forks)
                 and _filelock().lock_descriptor(hold.fileno(), blocking=False)
                 and self._is_at_path(hold)
                 and self._lock_directory(hold)
@@ -420,20 +418,25 @@ class WriterLock:
             raise
         return None
 
+    def _open_directory(self, hold: Hold) -> None:
+        """Open the directory too, where it can be locked."""
+        if CAN_OWN_DIRECTORIES and fcntl is not None:
+            with suppress_system_error():
+                directory = open_owned(self.names[1], _DIRECTORY_FLAGS)
+                hold.add_directory(directory)
+                _numbers[directory.fileno()] = self.names[1]
+
     def _lock_directory(self, hold: Hold) -> bool:
         """Lock the directory too. Return False when another writer has: it holds a lock file that
         has lost its name. Where directories cannot be locked, the file alone is the lock."""
-        if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
+        if hold.directory is None:
             return True
         try:
-            directory = open_owned(self.names[1], _DIRECTORY_FLAGS)
-            hold.add_directory(directory)
-            fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(hold.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except system_error():
-            if hold.directory is not None:
-                hold.directory.close()
+            hold.directory.close()
             hold.directory = None
         return True
 

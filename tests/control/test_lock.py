@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
-from rtstore.control import lock as lock_module
+from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock, forks
 from rtstore.control.lock import LOCK_NAME, odd_lock, read_signature
 from rtstore.errors import RetryableError
 from tests.support import answer, child, hear
@@ -342,6 +341,122 @@ def test_a_child_that_is_forked_under_the_lock_has_no_part_in_it(tmp_path: Path)
         assert hear(process) == "7"
 
 
+JUST_OPENED = """
+from pathlib import Path
+from rtstore.control import lock as lock_module
+from rtstore.control.lock import LOCK_NAME, WriterLock
+import os
+directory, what, call, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+opened, lock = {"file": directory / LOCK_NAME, "directory": directory}[what], WriterLock(directory)
+lock.path.touch()
+reading, writing = os.pipe()
+born, really_open = [], os.open
+
+def open_beside_a_fork(path, *flags):
+    descriptor = really_open(path, *flags)
+    if Path(path) == opened and not born:
+        born.append(os.fork())
+        if not born[0]:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent has let the lock go
+            try:
+                lock.hold(5 if how == "library" else 0.2).release()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    return descriptor
+
+if how == "control":
+    lock_module.may_be_inherited = lambda _: False
+os.open = open_beside_a_fork
+if call == "look":
+    assert not lock.is_held()
+else:
+    with lock.hold():
+        assert lock.is_held_by_this_thread
+os.close(writing)
+say(os.waitstatus_to_exitcode(os.waitpid(born[0], 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("what", ["file", "directory"])
+@pytest.mark.parametrize("call", ["hold", "look"])
+@pytest.mark.parametrize(("how", "code"), [("library", "0"), ("control", "1")])
+def test_a_child_that_is_forked_just_when_a_descriptor_is_opened_has_no_part_in_the_lock(
+    tmp_path: Path, what: str, call: str, how: str, code: str
+) -> None:
+    """Another thread may fork before the descriptor is noted as one that a child has to close. It
+    does not become a lock: the child would keep it, and wait for itself."""
+    with forked(JUST_OPENED, tmp_path, what, call, how) as process:
+        assert hear(process) == code
+
+
+JUST_CLOSED = """
+from pathlib import Path
+from rtstore.control import lock as lock_module
+from rtstore.control.lock import WriterLock
+import os
+directory, what, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+lock = WriterLock(directory)
+reading, writing = os.pipe()
+hold = lock.hold()
+number = {"file": hold, "directory": hold.directory}[what].fileno()
+kept = os.dup(number)
+hold.close()
+os.dup2(kept, number)  # as in the middle of the close: the object is closed, the descriptor is not
+os.close(kept)
+if how == "control":
+    lock_module._is_lock_on = lambda *_: False
+child = os.fork()
+if not child:
+    os.close(writing)
+    os.read(reading, 1)  # until the parent has let the lock go
+    try:
+        lock.hold(5 if how == "library" else 0.2).release()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+os.close(number)
+os.close(writing)
+say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="the system does not tell")
+@pytest.mark.parametrize("what", ["file", "directory"])
+@pytest.mark.parametrize(("how", "code"), [("library", "0"), ("control", "1")])
+def test_a_child_that_is_forked_in_the_middle_of_a_close_has_no_part_in_the_lock(
+    tmp_path: Path, what: str, how: str, code: str
+) -> None:
+    """Python marks an object as closed before it closes the descriptor: the child would keep the
+    lock, and nobody could write until it ends."""
+    with forked(JUST_CLOSED, tmp_path, what, how) as process:
+        assert hear(process) == code
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_keeps_the_descriptors_that_its_parent_has_of_the_same_files(
+    tmp_path: Path,
+) -> None:
+    """They may have the number that a descriptor of the lock had."""
+    lock = WriterLock(tmp_path)
+    with lock.hold():
+        pass
+    own = [os.open(path, os.O_RDONLY) for path in (*lock.names, *lock.names)]
+    process = os.fork()
+    if not process:
+        try:
+            for descriptor in own:
+                os.fstat(descriptor)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    for descriptor in own:
+        os.close(descriptor)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def test_the_signature_is_read_back(tmp_path: Path) -> None:
     """Who holds the lock and since when are facts; what another program wrote there is no error."""
     lock = WriterLock(tmp_path)
@@ -371,14 +486,14 @@ def test_a_fork_that_is_over_says_nothing_of_another_thread_that_forks(
 ) -> None:
     """What is opened between the handlers before a fork and the fork is in the child, too, and
     would be a lock there: so nothing is locked until that fork is over, whoever forks meanwhile."""
-    monkeypatch.setattr(lock_module, "FORK_S_MAX", 600)
+    monkeypatch.setattr(forks, "FORK_S_MAX", 600)
     begun, over = threading.Event(), threading.Event()
 
     def fork() -> None:
-        lock_module._forks.before()
+        forks._before_fork()
         begun.set()
         over.wait(60)
-        lock_module._forks.after_in_parent()
+        forks._after_in_parent()
 
     thread = threading.Thread(target=fork)
     thread.start()
