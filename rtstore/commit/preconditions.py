@@ -34,6 +34,7 @@ from rtstore.model.records import (
     CommittedFile,
     LoggedBatch,
     ManifestEntry,
+    PlannedWrite,
     QuarantinedFile,
     RunIdentity,
 )
@@ -105,11 +106,12 @@ class CommittedState:
             return
         version, commits = self._moment
         self._high_watermark = high_watermark
-        for item in logged:
-            for write in item.writes:
-                self._files[write.schema_name] = self._publisher.published(write)
-            for deletion in item.deletions:
-                self._files.pop(deletion.schema_name, None)
+        last = {change.schema_name: change for item in logged for change in item.changes}
+        for name, change in last.items():
+            if isinstance(change, PlannedWrite):
+                self._files[name] = self._publisher.published(change)
+            else:
+                self._files.pop(name, None)
         self._moment = version, commits + 2
 
     def _ask_everything(self, names: Collection[str]) -> list[LoggedBatch]:

@@ -204,10 +204,7 @@ class Publisher:
         before = manifest.high_watermark(connection)
         high_watermark = before + len(logged)
         batches.commit(connection, logged, high_watermark=before + 1)
-        files = {
-            write.receipt_id: self.published(write) for item in logged for write in item.writes
-        }
-        manifest.complete(connection, logged, files, high_watermark=high_watermark)
+        manifest.complete(connection, logged, self.published, high_watermark=high_watermark)
         runs.complete(connection, logged)
         self._modes.clear()
         return high_watermark

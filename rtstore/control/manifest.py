@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +45,7 @@ from rtstore.model.descriptors import (
     folders_above,
 )
 from rtstore.model.records import (
+    Batch,
     BatchState,
     CommittedFile,
     LoggedBatch,
@@ -251,40 +252,39 @@ def mark_preparing(connection: Connection, batch_id: str | None) -> None:
 def complete(
     connection: Connection,
     logged: Sequence[LoggedBatch],
-    files: Mapping[str, PublishedFile],
+    published: Callable[[PlannedWrite], PublishedFile],
     *,
     high_watermark: int,
 ) -> None:
     """Make the writes of batches the current entries, take the entries of deleted stores away, and
-    make the identity of the last batch the active one. `files` are the published files by receipt;
+    make the identity of the last batch the active one. `published` returns the file of a write;
     `high_watermark` is that of the last batch.
 
     A batch without an identity belongs to no run (an upgrade of store data). The entries that it
     writes keep their identity, and the active identity stays.
     """
-    rows: dict[str, Row] = {}
-    keeping: set[str] = set()
+    last_write: dict[str, tuple[Batch, PlannedWrite]] = {}
+    bound_to: dict[str, Batch] = {}
     deleted: set[str] = set()
     for item in logged:
         for write in item.writes:
-            name, row = write.schema_name, _entry_row(item, write, files[write.receipt_id])
+            last_write[write.schema_name] = item.batch, write
             if item.batch.run_id is not None:
-                keeping.discard(name)
-            elif name in rows:
-                row |= {column: rows[name][column] for column in _IDENTITY}
-            else:
-                keeping.add(name)
-            rows[name] = row
-            deleted.discard(name)
+                bound_to[write.schema_name] = item.batch
+            deleted.discard(write.schema_name)
         for deletion in item.deletions:
-            rows.pop(deletion.schema_name, None)
-            keeping.discard(deletion.schema_name)
+            last_write.pop(deletion.schema_name, None)
+            bound_to.pop(deletion.schema_name, None)
             deleted.add(deletion.schema_name)
     if deleted:
         _delete_entries(connection, deleted)
-    _upsert_entries(connection, [row for name, row in rows.items() if name not in keeping])
-    if keeping:
-        _UPSERT_KEEPING.write(connection, *(rows[name] for name in keeping))
+    rows: list[Row] = []
+    keeping: list[Row] = []
+    for name, (batch, write) in last_write.items():
+        row = _entry_row(batch.batch_number, write, published(write), bound_to.get(name, batch))
+        (rows if name in bound_to else keeping).append(row)
+    _upsert_entries(connection, rows)
+    _UPSERT_KEEPING.write(connection, *keeping)
     last = logged[-1]
     values: Row = {
         "watermark": high_watermark,
@@ -309,9 +309,9 @@ def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> 
 
 
 def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
-    """Write entries. An entry rarely gets another file; if none does, the index over the paths need
-    not be written."""
-    if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
+    """Write entries. Most often each is there, and keeps its file: then the index over the paths
+    need not be written."""
+    if _UPDATE_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
         _UPSERT_ENTRY.write(connection, *rows)
 
 
@@ -642,26 +642,32 @@ _SEAL_MANIFEST = Statement(
 _IDENTITY = ("run_id", "capability_snapshot_id", "behavior_fingerprint")
 
 
-def _upsert(but_not: Iterable[str], *, where_it_was: bool = False) -> Statement:
+def _upsert(but_not: Iterable[str]) -> Statement:
     entry = sqlite_insert(manifest_entries)
     changed = {
         column.name: entry.excluded[column.name]
         for column in manifest_entries.columns
         if column.name not in but_not
     }
-    same_path = manifest_entries.c.relative_path == entry.excluded.relative_path
     return Statement(
-        entry.on_conflict_do_update(
-            index_elements=[manifest_entries.c.schema_name],
-            set_=changed,
-            where=same_path if where_it_was else None,
-        )
+        entry.on_conflict_do_update(index_elements=[manifest_entries.c.schema_name], set_=changed)
     )
 
 
 _UPSERT_ENTRY = _upsert(("schema_name",))
-_UPSERT_WHERE_IT_WAS = _upsert(("schema_name", "relative_path"), where_it_was=True)
 _UPSERT_KEEPING = _upsert(("schema_name", *_IDENTITY))
+_WHERE_IT_WAS = ("schema_name", "relative_path")
+_UPDATE_WHERE_IT_WAS = Statement(
+    update(manifest_entries)
+    .where(*(manifest_entries.c[name] == bindparam(name) for name in _WHERE_IT_WAS))
+    .values(
+        {
+            column: bindparam(column.name)
+            for column in manifest_entries.columns
+            if column.name not in _WHERE_IT_WAS
+        }
+    )
+)
 _SELECT_VERSIONS = Statement(
     select(manifest_entries.c.schema_name, manifest_entries.c.schema_version)
 )
@@ -669,7 +675,9 @@ _SELECT_VERSIONS = Statement(
 _SELECT_PATHS = Statement(select(manifest_entries.c.schema_name, manifest_entries.c.relative_path))
 
 
-def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) -> dict[str, object]:
+def _entry_row(
+    batch_number: int, write: PlannedWrite, file: PublishedFile, bound_to: Batch
+) -> dict[str, object]:
     return {
         "schema_name": write.schema_name,
         "schema_version": write.schema_version,
@@ -677,12 +685,12 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) ->
         "content_hash": write.content_hash,
         "file_size": write.file_size,
         "mtime_ns": write.mtime_ns,
-        "run_id": logged.batch.run_id,
-        "capability_snapshot_id": logged.batch.capability_snapshot_id,
-        "behavior_fingerprint": logged.batch.behavior_fingerprint,
+        "run_id": bound_to.run_id,
+        "capability_snapshot_id": bound_to.capability_snapshot_id,
+        "behavior_fingerprint": bound_to.behavior_fingerprint,
         "last_write_receipt_id": write.receipt_id,
         "state": "healthy",
-        "batch_number": logged.batch.batch_number,
+        "batch_number": batch_number,
         "file_inode": file.file_inode,
         "file_ctime_ns": file.file_ctime_ns,
     }
