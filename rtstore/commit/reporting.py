@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rtstore.commit.draft import PlannedBatch
 from rtstore.commit.group import PendingBatch
 from rtstore.control import recovery_log
 from rtstore.control.sqlite.engine import Database
@@ -112,14 +113,19 @@ class EventDispatcher:
         """Report the queued events, and the outcomes of the batches that a call submitted. Each
         outcome is reported with the context variables of its submitter."""
         self.tell()
-        if self.is_heard(logging.WARNING):
-            for pending_batch in pending:
-                pending_batch.run(partial(self._batch_ended, duration_s))
+        if not self.is_heard(logging.WARNING):
+            return
+        commits_are_heard = self.is_heard(logging.DEBUG)
+        for pending_batch in pending:
+            planned = pending_batch.planned
+            if planned is None:
+                continue  # it was refused, or an earlier call wrote it
+            if commits_are_heard or planned.quarantined or pending_batch.batch is None:
+                pending_batch.run(partial(self._batch_ended, duration_s, planned))
 
-    def _batch_ended(self, duration_s: float, pending_batch: PendingBatch) -> None:
-        planned = pending_batch.planned
-        if planned is None:
-            return  # it was refused, or an earlier call wrote it
+    def _batch_ended(
+        self, duration_s: float, planned: PlannedBatch, pending_batch: PendingBatch
+    ) -> None:
         batch, error = pending_batch.batch, pending_batch.error
         if batch is None and not (
             isinstance(error, BatchFailedError | BatchUnfinishedError)
