@@ -34,15 +34,14 @@ from rtstore.model.records import (
     RunIdentity,
     construct_unchecked,
 )
-from rtstore.model.request import BatchRequest
+from rtstore.model.request import BatchRequest, BatchTerms
 
 
 class Draft(NamedTuple):
     """A validated request. Everything is encoded except the time, which is known only under the
     lock."""
 
-    request: BatchRequest
-    """Without its data, which may be large, and is encoded."""
+    terms: BatchTerms
     batch_id: str | None
     """The id that the caller chose, who may repeat the call. None: the batch gets one under the
     lock."""
@@ -71,8 +70,8 @@ class Draft(NamedTuple):
     def fenced_run_id(self) -> str | None:
         """Return the id of the run that must be active, or that it begins; None if there is none:
         the library's own batches are of a run that may be over."""
-        request = self.request
-        return request.identity.run_id if request.fenced and request.identity else None
+        terms = self.terms
+        return terms.identity.run_id if terms.fenced and terms.identity else None
 
     def repeats(self, first: Batch) -> bool:
         """Return whether `first` is this batch, written before.
@@ -82,7 +81,7 @@ class Draft(NamedTuple):
         """
         now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
         return (
-            is_of(first, self.request.identity, self.request.reason)
+            is_of(first, self.terms.identity, self.terms.reason)
             and now.keys() == {receipt.schema_name for receipt in first.receipts}
             and {item.schema_name for item in self.deleted}
             == {deletion.schema_name for deletion in first.deletions}
@@ -111,15 +110,17 @@ class Draft(NamedTuple):
         writes = tuple(
             construct_unchecked(
                 PlannedWrite,
-                position=position,
-                schema_name=descriptor.schema_name,
-                schema_version=descriptor.schema_version,
-                relative_path=descriptor.relative_path,
-                content_hash=content_hash(content_of[descriptor.schema_name]),
-                file_size=len(content_of[descriptor.schema_name]),
-                mtime_ns=mtime_ns,
-                receipt_id=check_new_id("receipt_id_factory", new_receipt_id()),
-                written_at=written_at,
+                {
+                    "position": position,
+                    "schema_name": descriptor.schema_name,
+                    "schema_version": descriptor.schema_version,
+                    "relative_path": descriptor.relative_path,
+                    "content_hash": content_hash(content_of[descriptor.schema_name]),
+                    "file_size": len(content_of[descriptor.schema_name]),
+                    "mtime_ns": mtime_ns,
+                    "receipt_id": check_new_id("receipt_id_factory", new_receipt_id()),
+                    "written_at": written_at,
+                },
             )
             for position, (descriptor, _) in enumerate(self.encoded)
         )
@@ -128,13 +129,15 @@ class Draft(NamedTuple):
         deletions = tuple(
             construct_unchecked(
                 PlannedDeletion,
-                position=position,
-                schema_name=descriptor.schema_name,
-                schema_version=descriptor.schema_version,
-                relative_path=descriptor.relative_path,
-                content_hash=version.content_hash,
-                receipt_id=check_new_id("receipt_id_factory", new_receipt_id()),
-                deleted_at=written_at,
+                {
+                    "position": position,
+                    "schema_name": descriptor.schema_name,
+                    "schema_version": descriptor.schema_version,
+                    "relative_path": descriptor.relative_path,
+                    "content_hash": version.content_hash,
+                    "receipt_id": check_new_id("receipt_id_factory", new_receipt_id()),
+                    "deleted_at": written_at,
+                },
             )
             for position, (descriptor, version) in enumerate(
                 zip(self.deleted, deleting, strict=True), start=len(writes)
@@ -176,29 +179,30 @@ class PlannedBatch(NamedTuple):
 
     def numbered(self, batch_number: int) -> LoggedBatch:
         """Return the batch as it is logged under a number."""
-        request = self.draft.request
-        run_id, capability_snapshot_id, behavior_fingerprint = _parts(request.identity)
+        terms = self.draft.terms
+        run_id, capability_snapshot_id, behavior_fingerprint = _parts(terms.identity)
         batch = construct_unchecked(
             Batch,
-            batch_number=batch_number,
-            batch_id=self.batch_id,
-            team_name=request.team_name,
-            run_id=run_id,
-            capability_snapshot_id=capability_snapshot_id,
-            behavior_fingerprint=behavior_fingerprint,
-            reason=request.reason,
-            state=BatchState.PREPARING,
-            origin=BatchOrigin.WRITTEN,
-            high_watermark=None,
-            started_at=self.draft.started_at,
-            completed_at=None,
-            last_error=None,
-            receipts=(),
-            deletions=(),
+            {
+                "batch_number": batch_number,
+                "batch_id": self.batch_id,
+                "team_name": terms.team_name,
+                "run_id": run_id,
+                "capability_snapshot_id": capability_snapshot_id,
+                "behavior_fingerprint": behavior_fingerprint,
+                "reason": terms.reason,
+                "state": BatchState.PREPARING,
+                "origin": BatchOrigin.WRITTEN,
+                "high_watermark": None,
+                "started_at": self.draft.started_at,
+                "completed_at": None,
+                "last_error": None,
+                "receipts": (),
+                "deletions": (),
+            },
         )
-        return construct_unchecked(
-            LoggedBatch, batch=batch, writes=self.writes, deletions=self.deletions
-        )
+        values = {"batch": batch, "writes": self.writes, "deletions": self.deletions}
+        return construct_unchecked(LoggedBatch, values)
 
 
 def is_of(first: Batch, identity: RunIdentity | None, reason: str) -> bool:
@@ -249,7 +253,7 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
             ),
         )
     return Draft(
-        request.without_data(),
+        request.terms,
         batch_id,
         started_at,
         tuple(encoded.values()),

@@ -305,13 +305,13 @@ def parts_by_run(group: Sequence[PendingBatch]) -> list[list[PendingBatch]]:
     comes after the batch that ends it. The outcome of each part is known before the next."""
     parts: list[list[PendingBatch]] = []
     for item in group:
-        request = item.draft.request
-        before = parts[-1][-1].draft.request if parts else None
+        terms = item.draft.terms
+        before = parts[-1][-1].draft.terms if parts else None
         if (
             before is not None
             and before.identity is not None
-            and request.identity is not None
-            and before.identity.run_id == request.identity.run_id
+            and terms.identity is not None
+            and before.identity.run_id == terms.identity.run_id
             and before.reason != BatchReason.STOP_TOMBSTONE
         ):
             parts[-1].append(item)

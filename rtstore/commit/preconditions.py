@@ -144,8 +144,8 @@ def check_manifest(
     draft: Draft, found: CommittedView, expected_high_watermark: int | None, directory: Path
 ) -> None:
     """Raise `WrongTeamError`, or `ConflictError` unless the high watermark is the expected one."""
-    if found.team_name != draft.request.team_name:
-        raise WrongTeamError(directory, draft.request.team_name, found.team_name)
+    if found.team_name != draft.terms.team_name:
+        raise WrongTeamError(directory, draft.terms.team_name, found.team_name)
     if expected_high_watermark not in (None, found.high_watermark):
         assert expected_high_watermark is not None  # noqa: S101 - the line above
         raise ConflictError("this batch", expected_high_watermark, found.high_watermark)
@@ -187,7 +187,7 @@ def first_result(
     first = _find(draft.batch_id, receipt_store)
     if first is not None and not draft.repeats(first):
         what = f"for another identity or reason (run {first.run_id}, {first.reason})"
-        if is_of(first, draft.request.identity, draft.request.reason):
+        if is_of(first, draft.terms.identity, draft.terms.reason):
             what = "with other contents"
         raise InvalidRequestError(
             "batch_id", f"batch {first.batch_id} was written before {what}: take a new id"

@@ -422,39 +422,43 @@ def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
         "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
         "deletions": tuple(_deletion_of(batch, item) for item in logged.deletions),
     }
-    return construct_unchecked(Batch, **{**batch.__dict__, **now})
+    return construct_unchecked(Batch, {**batch.__dict__, **now})
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     """Return the receipt of one write of a batch."""
     return construct_unchecked(
         Receipt,
-        mtime_ns=write.mtime_ns,
-        receipt_id=write.receipt_id,
-        batch_id=batch.batch_id,
-        schema_name=write.schema_name,
-        team_name=batch.team_name,
-        run_id=batch.run_id,
-        capability_snapshot_id=batch.capability_snapshot_id,
-        behavior_fingerprint=batch.behavior_fingerprint,
-        schema_version=write.schema_version,
-        relative_path=write.relative_path,
-        content_hash=write.content_hash,
-        file_size=write.file_size,
-        written_at=write.written_at,
+        {
+            "mtime_ns": write.mtime_ns,
+            "receipt_id": write.receipt_id,
+            "batch_id": batch.batch_id,
+            "schema_name": write.schema_name,
+            "team_name": batch.team_name,
+            "run_id": batch.run_id,
+            "capability_snapshot_id": batch.capability_snapshot_id,
+            "behavior_fingerprint": batch.behavior_fingerprint,
+            "schema_version": write.schema_version,
+            "relative_path": write.relative_path,
+            "content_hash": write.content_hash,
+            "file_size": write.file_size,
+            "written_at": write.written_at,
+        },
     )
 
 
 def _deletion_of(batch: Batch, deletion: PlannedDeletion) -> Deletion:
     return construct_unchecked(
         Deletion,
-        receipt_id=deletion.receipt_id,
-        batch_id=batch.batch_id,
-        schema_name=deletion.schema_name,
-        schema_version=deletion.schema_version,
-        relative_path=deletion.relative_path,
-        content_hash=deletion.content_hash,
-        deleted_at=deletion.deleted_at,
+        {
+            "receipt_id": deletion.receipt_id,
+            "batch_id": batch.batch_id,
+            "schema_name": deletion.schema_name,
+            "schema_version": deletion.schema_version,
+            "relative_path": deletion.relative_path,
+            "content_hash": deletion.content_hash,
+            "deleted_at": deletion.deleted_at,
+        },
     )
 
 

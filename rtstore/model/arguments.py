@@ -230,9 +230,9 @@ def check_text(field: str, value: object) -> str:
 def check_line(field: str, value: object) -> str:
     """Return a text that comes from outside and stands in one line of a page or a command. Refuse
     control characters, the null character among them, and what else ends a line."""
+    if isinstance(value, str) and value.isascii() and value.isprintable():
+        return value
     text = check_text(field, value)
-    if text.isascii() and text.isprintable():
-        return text
     for char in text:
         if unicodedata.category(char) in _NOT_IN_A_LINE:
             problem = f"holds the control character {char!a}; it must be one line of plain text"

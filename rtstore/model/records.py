@@ -779,7 +779,16 @@ class Hindrance(Record):
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-_new, _set = object.__new__, object.__setattr__  # a frozen record refuses any other
+_new = object.__new__
+_set_values, _set_fields_set, _set_extra, _set_private = (
+    BaseModel.__dict__[name].__set__  # a frozen record refuses `setattr`
+    for name in (
+        "__dict__",
+        "__pydantic_fields_set__",
+        "__pydantic_extra__",
+        "__pydantic_private__",
+    )
+)
 
 
 @cache
@@ -789,16 +798,17 @@ def _names(kind: type[Record]) -> tuple[tuple[str, ...], set[str]]:
     return tuple(kind.model_fields), set(kind.model_fields)
 
 
-def construct_unchecked(kind: type[AnyRecord], **values: Any) -> AnyRecord:
-    """Return a record of values that this package has checked before, or made itself.
+def construct_unchecked(kind: type[AnyRecord], values: dict[str, Any]) -> AnyRecord:
+    """Return a record of values that this package has checked before, or made itself. The record
+    keeps the dict: nobody may change it afterwards.
 
     Checks nothing again and fills in no default: raises KeyError unless every field is passed."""
     names, fields_set = _names(kind)
     record = _new(kind)
     # Values go in the order of the fields, in which they are shown and dumped.
     in_order = values if tuple(values) == names else {name: values[name] for name in names}
-    _set(record, "__dict__", in_order)
-    _set(record, "__pydantic_fields_set__", fields_set)
-    _set(record, "__pydantic_extra__", None)
-    _set(record, "__pydantic_private__", None)
+    _set_values(record, in_order)
+    _set_fields_set(record, fields_set)
+    _set_extra(record, None)
+    _set_private(record, None)
     return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -31,6 +31,16 @@ class StoreWrite(Record):
     """Whether bytes that are there already are its content: then the data is checked only."""
 
 
+class BatchTerms(NamedTuple):
+    """What a request says of its batch, but for the writes: they hold the data, which may be
+    large. The fields are those of the request."""
+
+    team_name: str
+    identity: RunIdentity | None
+    reason: str
+    fenced: bool
+
+
 class BatchRequest(Record):
     """The writes of one batch, in the order in which the files are published."""
 
@@ -43,9 +53,10 @@ class BatchRequest(Record):
     """Whether its run must be the active one, or a new one that it begins. The library's own
     batches are of the last run, whether that is over or not."""
 
-    def without_data(self) -> BatchRequest:
-        """Return what it says of the batch. The data of its writes is not kept by it."""
-        return construct_unchecked(BatchRequest, **{**self.__dict__, "writes": ()})
+    @property
+    def terms(self) -> BatchTerms:
+        """What it says of the batch."""
+        return BatchTerms(self.team_name, self.identity, self.reason, self.fenced)
 
 
 Writes = Mapping[Any, Any] | Iterable[tuple[StoreKey, Any]]
@@ -125,13 +136,13 @@ def store_write(descriptor: Descriptor, data: Any) -> StoreWrite:
     """Return the write of data that a caller gave for a store, or the deletion of the store. (What
     is given for a store in another way is data in any case, and `DELETED` is none.)"""
     deletes = data is DELETED
-    return construct_unchecked(
-        StoreWrite,
-        descriptor=descriptor,
-        data=None if deletes else data,
-        deletes=deletes,
-        stays=False,
-    )
+    values = {
+        "descriptor": descriptor,
+        "data": None if deletes else data,
+        "deletes": deletes,
+        "stays": False,
+    }
+    return construct_unchecked(StoreWrite, values)
 
 
 def batch_request(
@@ -145,11 +156,11 @@ def batch_request(
 ) -> BatchRequest:
     """Return the request for a batch of stores. Raises `UnknownStoreError` and
     `InvalidRequestError`."""
-    return construct_unchecked(
-        BatchRequest,
-        team_name=team_name,
-        identity=checked_identity(identity) if fenced else identity,  # else it is a stored one
-        reason=reason_name(reason),
-        writes=store_writes(registry, writes),
-        fenced=fenced,
-    )
+    values = {
+        "team_name": team_name,
+        "identity": checked_identity(identity) if fenced else identity,  # else it is a stored one
+        "reason": reason_name(reason),
+        "writes": store_writes(registry, writes),
+        "fenced": fenced,
+    }
+    return construct_unchecked(BatchRequest, values)

@@ -33,7 +33,7 @@ def test_no_phase_changes_and_each_has_all_of_its_parts() -> None:
         team_name=TEAM, identity=IDENTITY, reason=BatchReason.DELIVERY_COMMIT, writes=(write,)
     )
     draft = validate(request, None, NOON)
-    assert draft.request == request.model_copy(update={"writes": ()})  # its data may be large
+    assert draft.terms == (TEAM, IDENTITY, BatchReason.DELIVERY_COMMIT, True)
     ids = map("receipt-{}".format, itertools.count(1))
     first = draft.plan("batch-1", (), NOON, ids.__next__)
     second = draft.plan("batch-1", (), NOON, ids.__next__)
