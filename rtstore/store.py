@@ -1016,9 +1016,10 @@ class RuntimeStore:
         committed, a file of that version must pass its upgrade instead. It is bound to `identity`;
         default: the identity of the last committed batch, also of an imported one whose run was
         stopped. Durable on return. Raises `InvalidRequestError` when the file does not pass, is
-        missing, or is committed already; when it holds an earlier version, or what a batch wrote
-        that failed, which a recovery puts right (of a store that has nothing committed it may); and
-        when another program gave the store another file; otherwise as `write_batch`.
+        missing, or is committed already; when it holds an earlier version, what a batch wrote that
+        failed, or what another store left there, which a recovery puts right (of a store that has
+        nothing committed it may); and when another program gave the store another file; otherwise
+        as `write_batch`.
         """
         return self._adopt(store, identity=identity, reason=reason)
 

@@ -241,35 +241,46 @@ def refuse_own(
 
     Who asks for the file by name may have it where no other command brings its content back: where
     nothing is committed, its content is lost, or the database has not these bytes any more. But
-    nothing is adopted `by_itself` that the log knows.
+    nothing is adopted `by_itself` that the log knows. What another store left in the file is no
+    other than an earlier version of this one.
     """
-    name = descriptor.schema_name
+    name, relative_path = descriptor.schema_name, descriptor.relative_path
     entry = manifest.load_entries(connection, [name]).get(name)
-    path = store_path(directory, descriptor.relative_path)
+    path = store_path(directory, relative_path)
     moved_to = manifest.moved_to(connection, descriptor, entry)
     if moved_to is not None and not is_opening:
         problem = f"another program gave the store the file {moved_to}: {path} is not its file now"
         raise InvalidRequestError("store", problem, store=name)
     found_hash = content_hash(content)
+    is_own = contents.holds(connection, content, found_hash, name)
+    is_anothers, is_held = (
+        (False, False)
+        if is_own
+        else contents.left_by_another(connection, name, relative_path, content, found_hash)
+    )
     if not by_itself and (
         entry is None
         or name not in contents.stores_with_content(connection)
-        or not contents.holds(connection, content, found_hash, name)
+        or not (is_own or is_held)
     ):
         return
-    if contents.is_of_batch(
+    if is_anothers or contents.is_of_batch(
         connection,
         name,
         found_hash,
         lambda: content,
         current=None if entry is None else entry.batch_number,
-        relative_path=descriptor.relative_path,
+        relative_path=relative_path,
     ):
         look, back = rtstore_at("plan", directory), rtstore_at("revert", directory)
+        what = " for another store, which had the file before" if is_anothers else ""
         problem = (
-            f"{path} holds what a batch wrote, or a part of it, and is no edit (what becomes of "
-            f"it: {look}). To go back to an earlier version: {back} {shell_word(name)} --to POINT"
+            f"{path} holds what a batch wrote{what}, or a part of it, and is no edit (what becomes "
+            f"of it: {look})"
         )
+        if not is_anothers:
+            version = f"{back} {shell_word(name)} --to POINT"
+            problem += f". To go back to an earlier version: {version}"
         raise InvalidRequestError("file", problem, store=name)
 
 

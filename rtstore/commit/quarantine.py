@@ -211,11 +211,8 @@ class QuarantineKeeper:
                 return False
             if contents.holds(connection, found, found_hash, name):
                 return True
-            path = file.relative_path
-            return (
-                entry is not None
-                and (batches.wrote_for_another(connection, name, path, found_hash)[1])
-            )
+            there = file.relative_path
+            return contents.left_by_another(connection, name, there, found, found_hash)[1]
 
         return not self._database.read(is_kept)
 

@@ -353,11 +353,23 @@ def wrote_for_another(
     connection: Connection, schema_name: str, relative_path: str, content_hash: str
 ) -> tuple[bool, bool]:
     """Return whether a batch wrote exactly these bytes to a file for another store, which had the
-    file before; and whether they are in the database, so that no copy is needed."""
-    rows = _SELECT_OTHER_WRITERS.all(
-        connection, name=schema_name, path=relative_path, hash=content_hash
-    )
+    file before and gave it up; and whether they are in the database, so that no copy is needed. A
+    store that merely lost its entry gave nothing up."""
+    rows = [
+        row
+        for row in _SELECT_OTHER_WRITERS.all(
+            connection, name=schema_name, path=relative_path, hash=content_hash
+        )
+        if row["file_now"] != relative_path
+        and (row["file_now"] is not None or not is_written(connection, row["schema_name"]))
+    ]
     return bool(rows), any(row["has_content"] for row in rows)
+
+
+def deleted_at(connection: Connection, relative_path: str, *, but_not: str) -> list[str]:
+    """Return the stores but one that were deleted while they had a file, and not written since."""
+    rows = _SELECT_DELETED_AT.all(connection, path=relative_path, but_not=but_not)
+    return [row["schema_name"] for row in rows if not is_written(connection, row["schema_name"])]
 
 
 def last_number(connection: Connection) -> int:
@@ -639,7 +651,15 @@ _SELECT_KEEPER = Statement(
 )
 # Who gave a file up has an entry with another one, or was deleted.
 _SELECT_OTHER_WRITERS = Statement(
-    select(exists().where(_HAS_CONTENT).correlate(batch_writes).label("has_content"))
+    select(
+        batch_writes.c.schema_name,
+        exists().where(_HAS_CONTENT).correlate(batch_writes).label("has_content"),
+        select(manifest_entries.c.relative_path)
+        .where(manifest_entries.c.schema_name == batch_writes.c.schema_name)
+        .correlate(batch_writes)
+        .scalar_subquery()
+        .label("file_now"),
+    )
     .select_from(batch_writes)
     .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
     .where(
@@ -649,7 +669,18 @@ _SELECT_OTHER_WRITERS = Statement(
         batch_writes.c.schema_name != bindparam("name"),
         batch_writes.c.content_hash == bindparam("hash"),
         batch_writes.c.relative_path == bindparam("path"),
-        write_batches.c.origin == BatchOrigin.WRITTEN.value,
+        or_(
+            write_batches.c.origin == BatchOrigin.WRITTEN.value,
+            exists().where(_HAS_CONTENT).correlate(batch_writes),
+        ),
+    )
+)
+_SELECT_DELETED_AT = Statement(
+    select(batch_deletions.c.schema_name)
+    .distinct()
+    .where(
+        batch_deletions.c.relative_path == bindparam("path"),
+        batch_deletions.c.schema_name != bindparam("but_not"),
     )
 )
 

@@ -193,9 +193,28 @@ def is_of_batch(
     found = read()
     if found is None:
         return False
+    if left_by_another(connection, schema_name, relative_path, found, found_hash)[0]:
+        return True
     if current is None:
         return holds(connection, found, found_hash, schema_name)
     return is_beginning(connection, found, schema_name, current)
+
+
+def left_by_another(
+    connection: Connection, schema_name: str, relative_path: str, found: bytes, found_hash: str
+) -> tuple[bool, bool]:
+    """Return whether a store's file holds only bytes that a batch wrote there for another store,
+    which gave the file up: what that left, or what a loss of power brought back, wholly or in part,
+    of one that was deleted. Return, too, whether the database has every byte, so that no copy is
+    needed."""
+    if not batches.has_deletions(connection):
+        return False, False
+    wrote, has_bytes = batches.wrote_for_another(connection, schema_name, relative_path, found_hash)
+    if has_bytes:
+        return True, True
+    others = batches.deleted_at(connection, relative_path, but_not=schema_name)
+    is_held = any(holds(connection, found, found_hash, other) for other in others)
+    return wrote or is_held, is_held
 
 
 def holds(connection: Connection, found: bytes, found_hash: str, schema_name: str) -> bool:

@@ -39,8 +39,8 @@ _OF_FILES = (ActionKind.RESTORE_COMMITTED, ActionKind.QUARANTINE)
 
 # What stops no start, and who starts should know of some stores.
 _REPLACING = (
-    "nothing is committed for {}, and no batch wrote what is in the file: writing the store moves "
-    "it to quarantine, adopting the store keeps it, if it is valid"
+    "nothing is committed for {}, and the database does not have what is in the file: writing the "
+    "store moves it to quarantine, adopting the store keeps it, if it is valid"
 )
 _STALE = (
     "still bound to another identity: {}; a write of such a store, or a new run that keeps it, "

@@ -542,7 +542,7 @@ class Recovery:
         file goes whose bytes the database has, or one of a deleted store that a batch wrote."""
         if entry is None:
             if self._is_back(file):
-                return None
+                return None  # a copy is kept where the database has not the bytes any more
             if self._database.read(partial(batches.is_written, schema_name=file.schema_name)):
                 return "a batch on record wrote it, and none deleted it: only its entry is gone"
             foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
@@ -554,11 +554,19 @@ class Recovery:
 
     def _is_back(self, file: StoreFile) -> bool:
         """Return whether a file is, byte for byte, what a batch wrote to a store that was deleted
-        since: its removal was not on the medium yet."""
-        found = self._publisher.found_hash(file)
-        return found is not None and self._database.read(
-            partial(batches.was_deleted, schema_name=file.schema_name, found=found)
-        )
+        since: its removal was not on the medium yet. Or it is what another store left there."""
+        found, name = self._publisher.found_hash(file), file.schema_name
+        if found is None:
+            return False
+
+        def is_of_batch(connection: Connection) -> bool:
+            if batches.was_deleted(connection, name, found):
+                return True
+            is_written = batches.is_written(connection, name)
+            path = file.relative_path
+            return not is_written and batches.wrote_for_another(connection, name, path, found)[0]
+
+        return self._database.read(is_of_batch)
 
     def _make_entry(self, action: RecoveryAction) -> RecoveryStep:
         """Make the lost entry of a store again. What its file is, the next plan says."""

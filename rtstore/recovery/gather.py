@@ -285,7 +285,8 @@ class RecoveryPlanner:
 
         Without content to put back it is not. Without an entry the file would be removed, so the
         database must have every byte of it: the receipt of a batch is not enough. (It is for a
-        store that was deleted: then the file was removed before, and is back.) And where the last
+        store that was deleted: then the file was removed before, and is back; and for what another
+        store left there: where the database has not the bytes, a copy is kept.) And where the last
         batch on record wrote the store, it is not the file that is wrong: its row is gone.
         """
         name, found = inspection.schema_name, inspection.content_hash
@@ -307,11 +308,16 @@ class RecoveryPlanner:
         content = self.inspector.read(inspection)
         if content is None:
             return False
-        if self._database.read(partial(batches.is_written, schema_name=name)):
-            return False
-        return self._database.read(
-            partial(contents.holds, found=content, found_hash=found, schema_name=name)
-        ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
+        path = inspection.relative_path
+
+        def is_nobodys(connection: Connection) -> bool:
+            return not batches.is_written(connection, name) and (
+                contents.holds(connection, content, found, name)
+                or batches.was_deleted(connection, name, found)
+                or contents.left_by_another(connection, name, path, content, found)[0]
+            )
+
+        return self._database.read(is_nobodys)
 
 
 def _rows_snapshot(connection: Connection, *, verify: bool = False) -> RowsSnapshot:

@@ -32,6 +32,7 @@ from rtstore import (
     UnsafePathError,
 )
 from rtstore.maintenance.doctor.gather import examine
+from rtstore.model.envelope import content_hash
 from tests.cli.commands import run
 from tests.support import (
     CHECKPOINT,
@@ -510,7 +511,7 @@ def test_the_start_state_says_what_becomes_of_a_new_file(store: RuntimeStore) ->
     delete(store, LEASES)
     file_of(store, LEASES).write_bytes(BY_HAND)
     why = store.start_state("run-2").why
-    assert f"nothing is committed for {LEASES}, and no batch wrote what is in the file" in why
+    assert f"nothing is committed for {LEASES}, and the database does not have what is in" in why
     file_of(store, LEASES).write_bytes(content)
     start = store.start_state("run-2")
     assert (start.kind, start.why) == (StartKind.REPAIR, f"recover first: {LEASES}")
@@ -645,7 +646,8 @@ def test_a_file_that_is_back_is_removed_from_where_the_store_was(tmp_path: Path)
 
 
 def test_what_somebody_else_puts_there_afterwards_stays(tmp_path: Path) -> None:
-    """So does the file of another store that has the name now."""
+    """So does what another store that has the file now wrote to it, and what somebody edited there.
+    But what the deleted store left is no edit of the other: it goes again."""
     old = Descriptor("team.old")
     directory = tmp_path / "runtime"
     with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
@@ -657,9 +659,25 @@ def test_what_somebody_else_puts_there_afterwards_stays(tmp_path: Path) -> None:
     other = Descriptor("team.other", relative_path=path.name)
     RuntimeStore.open(directory, descriptors=[]).close()
     assert path.read_bytes() == BY_HAND
-    path.write_bytes(content)
-    RuntimeStore.open(directory, descriptors=[other]).close()
-    assert path.read_bytes() == content
+    for back in (content, content[:-5]):
+        path.write_bytes(back)
+        with RuntimeStore.open(directory, descriptors=[other], recover=False) as store:
+            start = store.start_state("run-1")
+            assert (start.kind, start.why) == (StartKind.REPAIR, "recover first: team.other")
+        with RuntimeStore.open(directory, descriptors=[other]) as store:
+            assert not path.exists()
+            assert "in the file" not in store.start_state("run-1").why
+            assert store.quarantined_files() == []
+    path.write_bytes(BY_HAND)
+    with RuntimeStore.open(directory, descriptors=[other]) as store:
+        assert path.read_bytes() == BY_HAND
+        write(store, "team.other", "mine")
+        mine = path.read_bytes()
+        assert [kept.content_hash for kept in store.quarantined_files()] == [content_hash(BY_HAND)]
+    for back in (mine, content):
+        path.write_bytes(back)
+        with RuntimeStore.open(directory) as store:
+            assert path.read_bytes() == mine
 
 
 def test_deletions_come_back_from_an_export(store: RuntimeStore, tmp_path: Path) -> None:

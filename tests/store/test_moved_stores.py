@@ -574,10 +574,12 @@ def test_what_another_store_left_in_a_file_is_no_edit(
         directory, descriptors=[NEW, taker], foreign_edits=foreign_edits
     ) as store:
         assert "edited" not in store.start_state(IDENTITY).why
+        assert "in the file" not in store.start_state(IDENTITY).why
         if registered:
             assert store.read(taker).data == data_in(directory / "old.json") == 1
         else:
             assert agreed_nothing(store, taker)
+            assert not (directory / "old.json").exists()
         assert store.read(NAME).data == "after"
         assert (store.quarantined_files(), store.manifest().high_watermark) == ([], 2)
         write(store, taker.schema_name, "mine")
@@ -586,6 +588,60 @@ def test_what_another_store_left_in_a_file_is_no_edit(
         )
         if foreign_edits is ForeignEdits.ADOPT:
             assert store.read(taker).data == "edited"
+
+
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+def test_what_another_store_left_is_not_adopted(
+    directory: Path, foreign_edits: ForeignEdits
+) -> None:
+    """As an earlier version of the store itself is not: what is committed comes back."""
+    left = (directory / "old.json").read_bytes()
+    moved(directory)
+    taker = Descriptor("own.third", relative_path="old.json")
+    with RuntimeStore.open(
+        directory, descriptors=[NEW, OTHER, taker], foreign_edits=foreign_edits
+    ) as store:
+        write(store, "own.third", "mine")
+        (directory / "old.json").write_bytes(left)
+        with pytest.raises(InvalidRequestError, match="wrote for another store, which had") as told:
+            store.adopt(taker)
+        assert "revert" not in told.value.problem
+        assert store.manifest().high_watermark == 3
+        store.recover(store.plan_recovery())
+        assert store.read(taker).data == data_in(directory / "old.json") == "mine"
+        assert store.quarantined_files() == []
+
+
+def test_what_another_store_left_is_kept_where_only_the_file_has_it(directory: Path) -> None:
+    """Its content has left the history since: a copy goes to quarantine, and the file is gone."""
+    left = (directory / "old.json").read_bytes()
+    moved(directory)
+    with RuntimeStore.open(directory, retention=Retention(contents_per_store=1)) as store:
+        for number in range(9):
+            write(store, NAME, number)
+        store.prune(store.retention)
+        assert [version.has_content for version in store.history(NAME)][0] is False
+    taker = Descriptor("own.third", relative_path="old.json")
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER, taker]) as store:
+        assert not (directory / "old.json").exists()
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_bytes() == left
+
+
+def test_the_file_of_a_store_that_lost_its_entry_is_not_what_it_left(directory: Path) -> None:
+    """Nobody gave it up: no file goes because a row is merely not there."""
+    taker = Descriptor("own.third", relative_path="old.json")
+    with RuntimeStore.open(directory) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={NAME: DELETED})
+        write(store, NAME, "before")
+        write(store, OTHER.schema_name, 2)
+        write(store, OTHER.schema_name, 3)
+        there = (directory / "old.json").read_bytes()
+    edit(directory, f"DELETE FROM manifest_entries WHERE schema_name = '{NAME}'")
+    edit(directory, "DELETE FROM write_batches WHERE high_watermark = 4")  # a deletion could be it
+    with RuntimeStore.open(directory, descriptors=[OTHER, taker]) as store:
+        assert store.quarantined_files() == []
+    assert (directory / "old.json").read_bytes() == there
 
 
 def agreed_nothing(store: RuntimeStore, descriptor: Descriptor) -> bool:

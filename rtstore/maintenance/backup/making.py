@@ -180,7 +180,8 @@ def _keep_changed(
             changed.append(_changed(name, relative_path, None, problem))
             continue
         found = content_hash(content)
-        if source.read(partial(_is_known, content=content, found=found, name=name)):
+        known = partial(_is_known, content=content, found=found, name=name, path=relative_path)
+        if source.read(known):
             continue
         kept_at = quarantine.keep(building, relative_path, content, fs)
         changed.append(_changed(name, relative_path, kept_at, None))
@@ -238,8 +239,10 @@ def _store_files(connection: Connection, *, directory: Path) -> list[tuple[str, 
     return sorted({*known.items(), *former})
 
 
-def _is_known(connection: Connection, *, content: bytes, found: str, name: str) -> bool:
-    return contents.holds(connection, content, found, name)
+def _is_known(connection: Connection, *, content: bytes, found: str, name: str, path: str) -> bool:
+    if contents.holds(connection, content, found, name):
+        return True
+    return contents.left_by_another(connection, name, path, content, found)[1]
 
 
 def _changed(
