@@ -635,8 +635,8 @@ class RuntimeStore:
                 was superseded.
             writes: the first contents, as in `write_batch`.
             keep: stores that are taken over as they are, or `"all"`: every committed
-                store that is neither given nor rebuilt, but no diagnostic one whose data this
-                program refuses, or whose data waits for its upgrade.
+                store that is neither given nor rebuilt, but no diagnostic one whose data or file
+                this program refuses or cannot read, or whose data is lost or waits for its upgrade.
             rebuilders: functions that make data from the old data, by store or by strategy:
                 for every store that is neither given nor kept by name. They are called without
                 the writer lock, perhaps again when their store was written meanwhile.
@@ -753,6 +753,11 @@ class RuntimeStore:
             behind_edits=self._reader.behind_edits(plan),
             diagnostic=diagnostic_only(self.descriptors),
             links={name for name, found in gathered.findings.items() if found.is_link},
+            closed={
+                name
+                for name, found in gathered.findings.items()
+                if self._planner.inspector.is_closed(found.inspection)
+            },
             failed={} if plan.manifest_healthy else self.database.read(recovery_log.last_failures),
             not_upgraded=[
                 item.schema_name

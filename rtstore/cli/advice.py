@@ -40,6 +40,7 @@ _REBUILDS = (
 )
 
 
+_OF_PERMISSION = (ObstacleKind.OWNER, ObstacleKind.MODE)
 _OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 
 
@@ -107,6 +108,7 @@ def next_steps(
         action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
     ):
         return (*_first(unknown), rebuild)
+    cleared = {it.schema_name for it in obstacles if it.kind in _OF_PERMISSION}
     in_the_way = {it.schema_name for it in hindrances} | {it.schema_name for it in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
     steps = [
@@ -127,7 +129,7 @@ def next_steps(
         steps.insert(0, _control_files_changed(over_again))
     elif newer_files:
         steps.insert(0, _batches_may_be_missing(newer_files))
-    steps += [_step(item) for item in hindrances]
+    steps += dict.fromkeys(_step(item) for item in hindrances if item.schema_name not in cleared)
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
         if check.ok:

@@ -539,13 +539,13 @@ def temporary_files(store: RuntimeStore) -> tuple[str, ...]:
         store_path(store.directory, descriptor.relative_path).parent
         for descriptor in store.descriptors
     }
-    return tuple(
-        str(path.relative_to(store.directory))
-        for folder in sorted(folders)
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if durable.is_temporary(path.name)
-    )
+    found: list[str] = []
+    for folder in sorted(folders):
+        with suppress(OSError):  # it is closed, or not there: a recovery says so, where it matters
+            inside = sorted(folder.iterdir())
+            there = (path for path in inside if durable.is_temporary(path.name))
+            found.extend(str(path.relative_to(store.directory)) for path in there)
+    return tuple(found)
 
 
 # --- parts of a look ----------------------------------------------------------------------------

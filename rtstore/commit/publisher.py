@@ -271,13 +271,28 @@ class Publisher:
         kept_at = {item.relative_path: item.quarantine_path for item in quarantined}
         for write in logged.writes:
             if self.found_hash(StoreFile.of(write)) == write.content_hash:
-                published = Expected(self.published(write), quarantined)
-                self._undo(StoreFile.of(write), published, kept_at.get(write.relative_path))
+                self._undo_write(write, quarantined, kept_at.get(write.relative_path))
         for deletion in logged.deletions:
             mode = self._modes.pop(deletion.receipt_id, _UNKNOWN_MODE)
             if mode is not None and self.found_hash(StoreFile.of(deletion)) is None:
                 kept = kept_at.get(deletion.relative_path)
                 self._undo(StoreFile.of(deletion), Expected(None, quarantined), kept, mode)
+
+    def _undo_write(
+        self, write: PlannedWrite, quarantined: Sequence[QuarantinedFile], kept_at: str | None
+    ) -> None:
+        """Put back the file of a write. Where that cannot be done, all is well all the same if the
+        batch wrote what is committed: a store that a run keeps, say."""
+        file, published = StoreFile.of(write), Expected(self.published(write), quarantined)
+        try:
+            self._undo(file, published, kept_at)
+        except system_error() as error:
+            entry = self.entries([file.schema_name]).get(file.schema_name)
+            is_same = entry is not None and entry.content_hash == write.content_hash
+            if isinstance(error, durable.OldVersionLeftError) or kept_at is not None or not is_same:
+                raise
+            if self.found_hash(file) != write.content_hash:
+                raise
 
     def _undo(
         self, file: StoreFile, expected: Expected, kept_at: str | None, mode: int | None = None

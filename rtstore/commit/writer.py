@@ -143,6 +143,7 @@ from rtstore.errors import (
     cause_of,
 )
 from rtstore.files import durable
+from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import fails_again, system_error
@@ -817,8 +818,9 @@ class BatchWriter:
         try:
             self.publisher.undo(logged, quarantined)
         except system_error(RuntimeStoreError) as error:
-            raise failed(f"{cause}; then {cause_of(error)}", undone=False) from cause
-        raise failed(str(cause), undone=True) from cause
+            why = f"{explained(cause, path)}; then {cause_of(error)}"
+            raise failed(why, undone=False) from cause
+        raise failed(explained(cause, path), undone=True) from cause
 
 
 class Planned(NamedTuple):

@@ -182,13 +182,33 @@ def as_root(command: str) -> str:
     return command if hasattr(os, "geteuid") and os.geteuid() == 0 else f"sudo {command}"
 
 
-def explained(error: OSError, path: Path) -> str:
+def explained(error: Exception, path: Path) -> str:
     """Return the text of an error about a path. Where access was denied, add the owner of the file
-    or the mode that denies it, and the command that changes it."""
-    if error.errno not in (errno.EACCES, errno.EPERM):
+    or of its folder, or the mode that denies it, and the command that changes it."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM):
         return str(error)
-    hint = whose(path) or closed_to_its_owner(path)
+    hint = whose(path) or closed_to_its_owner(path) or _whose_folder(path)
     return f"{error}. {hint}" if hint else str(error)
+
+
+def _whose_folder(path: Path) -> str | None:
+    """Return what `whose` does of the folder of a file of this user's, where that lets this user
+    change nothing."""
+    folder = path.absolute().parent
+    return None if os.access(folder, os.W_OK | os.X_OK) else whose(folder)
+
+
+def folder_to_write(directory: Path, folder: str) -> Path | None:
+    """Return the folder that must let a user write for a file to be put into `folder`, a relative
+    path: that, or the nearest above it that is there. None for the directory itself, for a link and
+    for what is no folder."""
+    path = os.path.join(directory, folder)
+    while len(path) > len(str(directory)):
+        with suppress_system_error():
+            found = os.lstat(path)
+            return Path(path) if stat.S_ISDIR(found.st_mode) else None
+        path = os.path.dirname(path)
+    return None
 
 
 def whose(path: Path) -> str | None:

@@ -6,7 +6,7 @@ Whether this user may write is another question: the runtime may be another one'
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import (
     as_root,
+    closed_by_mode,
+    folder_to_write,
     is_immutable,
     is_mount_point,
     is_others,
@@ -158,11 +160,14 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
     fixed = {real / folder for folder in folders if is_immutable(real / folder)}
+    shut = _shut(directory, folders, but_not={*closed, *fixed})
     for name, relative_path in stores.items():
         text = f"{real}/{relative_path}"
         is_free = os.access(text, os.W_OK) or not os.access(text, os.F_OK)
-        if is_free and not mounted and not closed and not fixed:
+        if is_free and not mounted and not closed and not fixed and not shut:
             continue  # most often, and quickly
+        if relative_path.rpartition("/")[0] in shut:
+            yield _shut_to(name, directory, shut[relative_path.rpartition("/")[0]])
         path = store_path(real, relative_path)
         if not is_free and is_immutable(path):
             yield _immutable(store_path(directory, relative_path), name)
@@ -184,6 +189,43 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             )
         elif path.parent in closed:
             yield _read_only(shown.parent, name)
+
+
+def _shut(directory: Path, folders: Iterable[str], but_not: Collection[Path]) -> dict[str, Path]:
+    """Return the folders of stores in which the user of the directory can write nothing, each with
+    the folder that its owner or its mode keeps shut; asked as that user."""
+    shut = {}
+    for folder in folders:
+        if os.access(directory / folder, os.W_OK | os.X_OK):
+            continue
+        path = folder_to_write(directory, folder)
+        if path is None or os.access(path, os.W_OK | os.X_OK) or is_others(directory):
+            continue
+        if _path(os.path.realpath(path)) not in but_not and not is_read_only(path):
+            shut[folder] = path
+    return shut
+
+
+def _shut_to(name: str, directory: Path, folder: Path) -> Hindrance:
+    shown = shell_word(folder)
+    if any(closed_by_mode(directory, [str(folder.relative_to(directory))])):
+        return Hindrance(
+            kind=HindranceKind.MODE,
+            schema_name=name,
+            problem=f"{name} cannot be written: the mode of {shown} keeps its owner from writing",
+            way=Suggestion(
+                command=f"chmod u+rwx {shown}",
+                why="lets its owner write there: until then a batch that writes a store there "
+                "fails",
+            ),
+        )
+    return Hindrance(
+        kind=HindranceKind.OWNER,
+        schema_name=name,
+        problem=f"{name} cannot be written: {shown} belongs to another user, and lets this one "
+        "write nothing",
+        way=owning_way(directory, owner=owner(directory), user=this_user(), is_others=False),
+    )
 
 
 def _no_stores(directory: Path, committed: Mapping[str, str]) -> Hindrance:

@@ -164,7 +164,7 @@ class Descriptor(Argument, Generic[PayloadT_co]):
     def _plain_path(cls, path: str) -> str:
         problem = relative_path_problem(path)
         if problem is not None:
-            raise ValueError(f"relative path {shown(path)} {problem}")
+            raise ValueError(f"{shown(path)} {problem}")
         return path
 
 

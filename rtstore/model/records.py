@@ -71,14 +71,18 @@ class Argument(Record):
         first = error.errors(include_url=False)[0]
         name_of = {field.alias: name for name, field in cls.model_fields.items()}
         place = ".".join(str(name_of.get(str(part), part)) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
+        value, said, kind = shown(first["input"]), first["msg"], first["type"]
+        if kind == "value_error":  # raised here, in words of our own
+            said = str(first["ctx"]["error"])
+        is_said = kind == "missing" or (kind == "value_error" and value in said)
+        given = "" if is_said else f", not {value}"
         more = error.error_count() - 1
         known = ", ".join(cls.model_fields)
         if first["type"] == "extra_forbidden":
             return InvalidRequestError(
                 f"{cls.__name__}.{place}", f"there is no such field; there are: {known}"
             )
-        problem = first["msg"] + given + (f" (and {more} more)" if more else "")
+        problem = said + given + (f" (and {more} more)" if more else "")
         return InvalidRequestError(f"{cls.__name__}.{place}", problem)
 
 
@@ -757,6 +761,8 @@ class HindranceKind(StrEnum):
     MOUNT = "mount"
     FULL = "full"
     OWNER = "owner"
+    MODE = "mode"
+    """The permission bits of a folder of stores keep the user of the directory from writing."""
     IMMUTABLE = "immutable"
     TAKEN = "taken"
     """The file of a store is another store's."""

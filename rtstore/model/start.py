@@ -52,6 +52,7 @@ _NOT_UPGRADED = (
 )
 _REFUSED = "what is committed for {} is refused, and left out"
 _LINK = "the file of {} is a symbolic link, or behind one, and left out"
+_CLOSED = "the file of {} cannot be read, and is left out: rtstore doctor says what opens it"
 _FILE_REFUSED = "the file of {} is refused, and left out: a recovery puts it aside"
 _LOST = (
     "the file of {} and what was committed are gone, and it is left out: its next write makes it "
@@ -81,6 +82,7 @@ def start_state(
     behind_edits: Mapping[str, RecoveryAction] = {},
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
+    closed: Collection[str] = (),
     not_upgraded: Sequence[str] = (),
     failed: Mapping[tuple[str, str], str] = {},
 ) -> StartState:
@@ -93,8 +95,9 @@ def start_state(
     `behind_edits` has the stores with an edited file of which a read gives nothing: what is
     committed is refused or lost. The action there is what is to be done about that.
     `diagnostic` are the stores that stop no start, `links` those whose file is a symbolic link or
-    behind one, `not_upgraded` those whose data is of an older schema version.
-    `failed` says why the last recovery failed, by the kind and the store of an action.
+    behind one, `closed` those whose file cannot be read, `not_upgraded` those whose data is of an
+    older schema version. `failed` says why the last recovery failed, by the kind and the store of
+    an action.
     """
     actions = [behind_edits.get(action.schema_name, action) for action in plan.actions]
     replacing = _to_replace(actions, manifest)
@@ -131,7 +134,7 @@ def start_state(
             (_REPLACING, replacing),
             (_STALE, [item.schema_name for item in plan.stale_stores]),
             (_NOT_UPGRADED, not_upgraded),
-            *_left_out(passed_over, links),
+            *_left_out(passed_over, links, closed),
             (_ADOPTED if edits is ForeignEdits.ADOPT else _IGNORED, edited),
         ):
             if stores:
@@ -148,13 +151,16 @@ def start_state(
 
 
 def _left_out(
-    passed_over: Sequence[RecoveryAction], links: Collection[str]
+    passed_over: Sequence[RecoveryAction], links: Collection[str], closed: Collection[str]
 ) -> list[tuple[str, list[str]]]:
     """Return what is said of diagnostic stores that stop no start, each with its stores."""
-    stores: dict[str, list[str]] = {_REFUSED: [], _LINK: [], _FILE_REFUSED: [], _LOST: []}
+    sentences = (_REFUSED, _LINK, _CLOSED, _FILE_REFUSED, _LOST)
+    stores: dict[str, list[str]] = {sentence: [] for sentence in sentences}
     for action in passed_over:
         if is_lost(action):
             sentence = _LOST
+        elif action.schema_name in closed:
+            sentence = _CLOSED
         elif action.kind in _OF_FILES:
             sentence = _FILE_REFUSED
         else:
@@ -210,7 +216,9 @@ def _refuse(
     hindrances: Sequence[Hindrance],
 ) -> tuple[StartKind, str] | None:
     for hindrance in hindrances:
-        return StartKind.REFUSE, hindrance.problem
+        command = hindrance.way.command
+        helps = "" if command is None else f". Run: {command}"
+        return StartKind.REFUSE, hindrance.problem + helps
     for action in wrong:
         if action.reason == InspectionState.FUTURE_SCHEMA:
             why = f"{action.schema_name} was written by a newer program: start that one"

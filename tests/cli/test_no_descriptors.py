@@ -61,7 +61,8 @@ def test_nobody_calls_it_ready(directory: Path) -> None:
         (said,) = check.diagnostics
         assert LEASES in said
         start = store.start_state("run-2")
-        assert (start.kind, start.why) == (StartKind.REFUSE, said)
+        assert start.kind is StartKind.REFUSE
+        assert start.why.startswith(f"{said}. Run: rtstore upgrade {directory} --descriptors ")
     for command in ("status", "recover", "doctor"):
         assert run(command, directory).code == 1
     assert run("status", directory, "--json").json()["verdict"] == "blocked"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,10 +14,23 @@ from typing import Any
 
 import pytest
 
-from rtstore import InspectionState, RuntimeStore, StorageError
+from rtstore import (
+    KNOWN_DESCRIPTORS,
+    BatchFailedError,
+    Descriptor,
+    InspectionState,
+    RuntimeStore,
+    StartKind,
+    StorageError,
+)
+from rtstore.cli.exits import ExitCode
 from rtstore.files import system
 from rtstore.files.inspector import FileInspector
-from rtstore.files.owners import closed_by_mode
+from rtstore.files.owners import closed_by_mode, owner
+from rtstore.maintenance.doctor.finding import Level
+from rtstore.maintenance.doctor.gather import examine
+from rtstore.maintenance.doctor.judge import diagnose
+from tests.cli.commands import run
 from tests.support import FILE_OF, LEASES, LEDGER, TEAM, new_directory, write
 
 USER, GROUP = 65_533, 65_532
@@ -178,6 +192,77 @@ def test_what_its_owner_closed(directory: Path) -> None:
 
     as_user(looked_at)
     assert list(closed_by_mode(directory, names)) == []  # nothing is closed to root
+
+
+LOG = Descriptor("own.log", relative_path="logs/log.json", criticality="diagnostic_only")
+
+
+def _shut(directory: Path, how: str) -> str:
+    """Keep the user from writing in the folder of a store; return the command that helps."""
+    folder = directory / "logs"
+    if how == "owner":
+        os.chown(folder, 0, 0)
+        folder.chmod(0o755)
+        return f"sudo chown -R {owner(directory)} {directory}"
+    folder.chmod(int(how, 8))
+    return f"chmod u+rwx {folder}"
+
+
+def test_a_diagnostic_file_that_its_user_may_not_read(directory: Path) -> None:
+    """The start goes on without it, and is not told that a recovery helps: none can read it."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    chown_all(directory)
+    (directory / LOG.relative_path).chmod(0)
+
+    def told() -> None:
+        with RuntimeStore.open(directory, descriptors=[LOG]) as store:
+            why = store.start_state("run-9").why
+            assert f"the file of {LOG.schema_name} cannot be read, and is left out" in why
+            assert "a recovery" not in why
+
+    as_user(told)
+
+
+@pytest.mark.parametrize("how", ["owner", "0500", pytest.param("0000", marks=pytest.mark.thorough)])
+def test_a_folder_of_stores_that_its_user_may_not_write(directory: Path, how: str) -> None:
+    """Nobody calls that well: the failed batch, the plan, the start state, the doctor and a
+    recovery name what helps; the batch is undone as a whole, also where it keeps a store there."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    chown_all(directory)
+    command = _shut(directory, how)
+
+    def refused() -> None:
+        with open_store(directory) as store:
+            start = store.start_state("run-9")
+            assert f"{LOG.schema_name} cannot be written" in str(start.readiness.diagnostics)
+            assert start.kind is StartKind.REFUSE
+            assert start.why.endswith(f"Run: {command}")
+            if how != "0000":
+                first = {LEASES: {"number": 9}}
+                with pytest.raises(BatchFailedError) as told:
+                    store.begin_run("run-9", writes=first, keep="all", supersede=True)
+                assert told.value.undone
+                assert command.split()[1] in str(told.value)
+                assert str(directory / "logs") in str(told.value)
+                assert store.read(LEASES).data == {"number": 2}
+                assert store.read(LOG).data == 1
+        told_by_all = [run(name, directory) for name in ("doctor", "status", "recover")]
+        assert [it.code for it in told_by_all] == [ExitCode.NOT_READY] * 3
+        for it in told_by_all:
+            assert command in it.out
+        red = [item for item in diagnose(examine(directory)) if item.level is Level.RED]
+        assert any("logs" in item.sentence for item in red)
+
+    as_user(refused)
+    with open_store(directory) as store:  # root may write
+        assert "cannot be written" not in str(store.check_readiness().diagnostics)
+    if how == "owner":
+        chown_all(directory)
+    else:
+        subprocess.run(command.split(), check=True)
+    as_user(lambda: use(directory, 9))
 
 
 @pytest.mark.one_in(2)

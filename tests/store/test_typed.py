@@ -188,7 +188,8 @@ def test_a_descriptor_in_a_line() -> None:
             "schema_version: Input should be greater than or equal to 1",
         ),
         (["a"], {"schema_version": True}, "schema_version: Input should be a valid integer"),
-        (["a"], {"owner": "Me"}, "Descriptor.owner: Value error, 'Me' is not a name"),
+        (["a"], {"owner": "Me"}, "Descriptor.owner: 'Me' is not a name of small letters, "),
+        (["a"], {"relative_path": "/b"}, "relative_path: '/b' is not relative to the runtime"),
         (["a"], {"pyload": Roster}, "Descriptor.pyload: there is no such field"),
     ],
 )

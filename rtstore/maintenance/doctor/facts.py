@@ -140,6 +140,8 @@ class Facts(Record):
     not_writable: tuple[str, ...] = ()
     """What every write needs and this user may not write: the directory (`.`), the lock file, the
     files of the database."""
+    shut_folders: tuple[str, ...] = ()
+    """Folders of stores that this user may not write."""
     loose_modes: tuple[str, ...] = ()
     """Paths that other users may read or write, each with its mode."""
     unreadable: tuple[str, ...] = ()

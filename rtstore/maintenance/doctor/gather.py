@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -56,6 +56,7 @@ from rtstore.files import durable
 from rtstore.files.owners import (
     as_root,
     explained,
+    folder_to_write,
     is_immutable,
     is_others,
     mounts,
@@ -185,6 +186,7 @@ def examine(
         user=this_user(),
         is_others=is_others(directory),
         not_writable=tuple(_not_writable(directory)),
+        shut_folders=tuple(_shut_folders(directory, descriptors)),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
         unreadable=(*_closed_folders(directory, files), *_unreadable((path, *there))),
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
@@ -697,7 +699,8 @@ def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
             f"{QUARANTINE_DIRECTORY}/{name}"
             for name in sorted(os.listdir(directory / QUARANTINE_DIRECTORY))
         ]
-    yield from not_changeable(directory, dict.fromkeys(inside))
+    folders = {str(parent) for path in inside for parent in PurePath(path).parents} - {"."}
+    yield from not_changeable(directory, dict.fromkeys((*sorted(folders), *inside)))
 
 
 def _linked(path: Path) -> Iterator[Path]:
@@ -779,6 +782,16 @@ def _not_writable(directory: Path) -> Iterator[str]:
         path = directory / name
         if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
             yield name
+
+
+def _shut_folders(directory: Path, descriptors: Iterable[Descriptor]) -> Iterator[str]:
+    """Yield the folders of stores, below the directory, in which this user may change nothing. One
+    that is not there yet must be made in the nearest one that is."""
+    folders = {item.relative_path.rpartition("/")[0] for item in descriptors} - {""}
+    needed = {folder_to_write(directory, folder) for folder in folders} - {None}
+    for path in sorted(path for path in needed if path is not None):
+        if not os.access(path, os.W_OK | os.X_OK) and not is_immutable(path):
+            yield f"{path.relative_to(directory)}/"
 
 
 def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:

@@ -658,13 +658,22 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
     if unreadable:
         yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
         well = False
-    for found in facts.hindrances:
+    told = (*unreadable, *(f"{name}/" for name in facts.others))
+    shut = [name for name in facts.shut_folders if name not in told]
+    if shut and not facts.is_read_only:
+        yield say.red(
+            f"this user may not write in {', '.join(shut)}: each batch that writes there fails",
+            _make_accessible(facts),
+        )
+        well = False
+    others = [found for found in facts.hindrances if found.kind is not HindranceKind.MODE]
+    for found in others:
         if found.kind not in (HindranceKind.LOCK, HindranceKind.OWNER):  # told of already
             yield say.red(found.problem, found.way)
             well = False
     if facts.is_read_only:
         well = False
-    elif facts.not_writable and not facts.others and not facts.hindrances:
+    elif facts.not_writable and not facts.others and not others:
         where = "here" if "." in facts.not_writable else ", ".join(facts.not_writable)
         yield say.red(f"this user may not write {where}", _make_accessible(facts))
         well = False
