@@ -380,6 +380,28 @@ def test_without_a_database_nobody_knows_the_old_file(notes: Path) -> None:
     assert "old.json: none of these names it, so it is left as it is" in note
 
 
+@pytest.mark.parametrize("with_known", [True, False])
+def test_files_to_be_adopted_later(tmp_path: Path, *, with_known: bool) -> None:
+    """That way out is named only where it leads on: a database without a batch opens no runtime
+    that has stores for those files."""
+    directory, own = tmp_path / "team", [Descriptor("own.a"), Descriptor("own.b")]
+    stores = [*own, *(item for item in KNOWN_DESCRIPTORS if item.schema_name == LEASES)]
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=stores) as store:
+        for item in stores if with_known else own:
+            write(store, item.schema_name, 1)
+    (directory / DATABASE_NAME).unlink()
+    with pytest.raises(InvalidRequestError, match="--descriptors MODULE:NAME") as told:
+        rebuild_database(directory, team_name=TEAM, identity=IDENTITY)
+    assert ("adopt them one by one" in told.value.problem) is with_known
+    if with_known:
+        rebuild_database(directory, team_name=TEAM, identity=IDENTITY, force=True)
+        with RuntimeStore.open(directory, descriptors=stores) as store:
+            for item in own:
+                store.adopt(item)
+            assert agree(store)
+            assert [store.read(item).data for item in stores] == [1, 1, 1]
+
+
 def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> None:
     """A file changed by hand is the truth now, of the run that its store is of unless one is
     given; one of which the old database says nothing is of no run."""

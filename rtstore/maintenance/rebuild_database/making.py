@@ -167,7 +167,8 @@ def rebuild_database(
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
             if salvage.descriptors is None and not force:
                 lost = None if registry is None else _without_file(stores)
-                _refuse_nameless(directory, known, team, identity, fs, lost)
+                taken = any(found.content is not None for found in stores)
+                _refuse_nameless(directory, known, team, identity, fs, lost, taken=taken)
             buried = _buried(directory, salvage, known, fs)
             ids = _Ids(batch_id_factory, receipt_id_factory)
             new = _NewDatabase(team, identity, salvage, stores, ids, now, buried.runs)
@@ -272,11 +273,14 @@ def _refuse_nameless(
     identity: RunIdentity | None,
     fs: FileSystem,
     lost: Mapping[str, str] | None,
+    *,
+    taken: bool,
 ) -> None:
     """Raise when there are store files whose stores no descriptor names. A store file does not
     contain its store's name, and leaving it out would silently reset that store. `lost` are the
     stores without a file by their paths, where descriptors were given: one of the files may be
-    theirs."""
+    theirs. `taken` says whether any file is taken without them: else the database would know of no
+    batch, and no runtime that has stores for those files could open it."""
     found = nameless_files(directory, known, fs) if lost else []
     if lost is None:
         found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
@@ -289,9 +293,13 @@ def _refuse_nameless(
         forced = rebuild_command(directory, run, "--force", team_name=team)
         problem = (
             f"{names}: store files whose stores only the descriptors of the runtime name. Run: "
-            f"{again} ({about_descriptors(directory, team_name=team)}). Or leave them as they are, "
-            f"and adopt them one by one once the runtime has opened the store ({forced})"
+            f"{again} ({about_descriptors(directory, team_name=team)})"
         )
+        if taken:
+            problem += (
+                ". Or leave them as they are, and adopt them one by one once the runtime has "
+                f"opened the store ({forced})"
+            )
     else:
         forced = rebuild_with_descriptors(directory, run, "--force", team_name=team)
         without = _some([f"{name} (no {path})" for path, name in lost.items()])
