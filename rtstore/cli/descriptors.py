@@ -6,6 +6,7 @@ import importlib
 import sys
 import traceback
 from contextlib import redirect_stdout
+from inspect import Parameter, signature
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ def load_descriptors(name: str | None) -> Registry | None:
         if is_coroutine_function(found):
             raise _refused(f"{name} is a coroutine function; a plain one is called")
         if callable(found):
+            _check_needs_nothing(found, name)
             found = _called(found, name)
         return _registry(found, name)
 
@@ -75,6 +77,22 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
         raise _refused(f"module {module.__name__} has no {attribute}") from error
     except (Exception, SystemExit) as error:
         raise _refused(_raised(f"{name} cannot be had", error)) from error
+
+
+def _check_needs_nothing(function: Any, name: str) -> None:
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # it has none, as some of C: calling it says more
+        return
+    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [
+        each.name
+        for each in parameters
+        if each.default is Parameter.empty and each.kind not in optional
+    ]
+    if needed:
+        problem = f"{name} is called without arguments, and needs {', '.join(needed)}"
+        raise _refused(f"{problem}: name a list, or a function without parameters")
 
 
 def _called(function: Any, name: str) -> Any:

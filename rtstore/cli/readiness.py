@@ -38,6 +38,17 @@ def show_diagnosis(page: Page, look: Look, steps: Sequence[NextStep]) -> None:
     show_next(page, steps)
 
 
+def show_contradictions(page: Page, contradictions: Sequence[str]) -> None:
+    """Print in what the stores contradict each other by a batch that a command wrote."""
+    if not contradictions:
+        return
+    page.gap()
+    why = "The runtime is blocked now: by this batch the stores contradict each other"
+    page.line(Cell(why, "bad"))
+    for text in contradictions:
+        page.line(text, indent=2)
+
+
 def show_next(page: Page, steps: Sequence[NextStep]) -> None:
     """Print what to run next, each with what it does; nothing when there is nothing to do."""
     if not steps:

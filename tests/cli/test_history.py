@@ -11,7 +11,7 @@ from rtstore import DELETED, Descriptor, Retention, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
 from rtstore.testing import Seams
-from tests.cli.commands import run
+from tests.cli.commands import crashed_team, run
 from tests.support import picture
 
 SESSIONS = "opencode.sessionStore"
@@ -85,6 +85,20 @@ def test_revert_writes_it_again(directory: Path) -> None:
     assert (done.code, done.err) == (ExitCode.READY, "")
     assert '"n": 1' in run("show", directory, SESSIONS).out
     assert run("status", directory, "--json").json()["highWatermark"] == 4
+
+
+def test_revert_says_whether_the_runtime_may_start(tmp_path: Path) -> None:
+    """By an older version the stores may contradict each other, as by an adopted file."""
+    directory = crashed_team(tmp_path)
+    assert run("recover", directory).code == ExitCode.READY
+    told = run("revert", directory, SESSIONS, "--to", "1")
+    assert told.code == ExitCode.READY
+    assert "blocked" in told.row("Readiness", "blocked")
+    assert "by this batch the stores contradict each other" in told.out
+    assert "carol" in told.out
+    undo = told.row("undo", "rtstore").split("rtstore ")[1].split()
+    back = run(*undo, "--json").json()
+    assert (back["verdict"], back["contradictions"], back["next"]) == ("ready", [], [])
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,9 @@ SHAPES = {
     "history": {"directory", "schemaName", "versions"},
     "show": {"directory", "note", "content"},
     "diff": {"directory", "schemaName", "before", "after", "differences"},
-    "revert": {"directory", "schemaName", "to", "batch"},
+    "revert": {
+        *("directory", "schemaName", "to", "batch", "undo", "contradictions", "verdict", "next"),
+    },
     "adopt": {
         *(
             "directory",

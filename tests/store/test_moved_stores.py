@@ -620,7 +620,7 @@ def test_what_another_store_left_is_kept_where_only_the_file_has_it(directory: P
         for number in range(9):
             write(store, NAME, number)
         store.prune(store.retention)
-        assert [version.has_content for version in store.history(NAME)][0] is False
+        assert not store.history(NAME)[0].has_content
     taker = Descriptor("own.third", relative_path="old.json")
     with RuntimeStore.open(directory, descriptors=[NEW, OTHER, taker]) as store:
         assert not (directory / "old.json").exists()

@@ -11,7 +11,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
 from rtstore.cli.output import Cell, page_of
-from rtstore.cli.readiness import readiness_cell, show_next
+from rtstore.cli.readiness import readiness_cell, show_contradictions, show_next
 from rtstore.cli.snapshot import (
     Verdict,
     check_may_write,
@@ -124,12 +124,7 @@ def run(
             *([] if undo is None else [("To undo it", Cell(undo, "command"))]),
         ]
     )
-    if contradictions:
-        page.gap()
-        why = "The runtime is blocked now: by this batch the stores contradict each other"
-        page.line(Cell(why, "bad"))
-        for text in contradictions:
-            page.line(text, indent=2)
+    show_contradictions(page, contradictions)
     show_next(page, look.next)
     return ExitCode.READY
 
