@@ -32,6 +32,7 @@ from rtstore.errors import (
     cause_of,
 )
 from rtstore.files import durable
+from rtstore.files.owners import cause_explained
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import is_in_quarantine, quarantined_path
 from rtstore.foreign import system_error
@@ -87,7 +88,7 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     try:
         take_to_their_end(left, publisher)
     except system_error(StorageError, StatementRefusedError, UnsafePathError) as error:
-        raise OpenBatchError(batch_id, cause_of(error), directory) from error
+        raise OpenBatchError(batch_id, cause_explained(error), directory) from error
     steps = [step_of(action, database) for action in plan.actions]
     with database.write(flush=False) as connection:
         for position, step in enumerate(steps):

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from rtstore.errors import cause_of
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.shell import shell_word
@@ -189,6 +190,13 @@ def explained(error: Exception, path: Path) -> str:
         return str(error)
     hint = whose(path) or closed_to_its_owner(path) or _whose_folder(path)
     return f"{error}. {hint}" if hint else str(error)
+
+
+def cause_explained(error: Exception) -> str:
+    """Return the cause of an error, for the message of another one: of an error of the system about
+    a path as `explained` says it."""
+    path = error.filename if isinstance(error, OSError) else None
+    return explained(error, Path(path)) if isinstance(path, str) else cause_of(error)
 
 
 def _whose_folder(path: Path) -> str | None:

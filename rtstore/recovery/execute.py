@@ -52,6 +52,7 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
+from rtstore.files.owners import cause_explained
 from rtstore.files.paths import check_directory, runtime_directory_at, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
@@ -386,7 +387,8 @@ class Recovery:
         except system_error(RuntimeStoreError) as error:
             if self._database.failure is not None:
                 raise  # the database itself failed: nothing can be recorded, so stop
-            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=cause_of(error))
+            why = cause_explained(error)
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=why)
 
     # --- actions --------------------------------------------------------------------------------
 

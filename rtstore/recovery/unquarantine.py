@@ -61,7 +61,7 @@ def restore_quarantined(
             _put_back(quarantined, kept_at, path, publisher)
         except system_error() as error:
             raise StorageError(
-                path, "the quarantined file cannot be put back", str(error)
+                path, "the quarantined file cannot be put back", explained(error, path)
             ) from error
         now = to_utc_ms(clock())
         with database.write(flush=True) as connection:

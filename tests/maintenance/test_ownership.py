@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -19,6 +20,8 @@ from rtstore import (
     BatchFailedError,
     Descriptor,
     InspectionState,
+    OpenBatchError,
+    RecoveryFailedError,
     RuntimeStore,
     StartKind,
     StorageError,
@@ -30,6 +33,7 @@ from rtstore.files.owners import closed_by_mode, owner
 from rtstore.maintenance.doctor.finding import Level
 from rtstore.maintenance.doctor.gather import examine
 from rtstore.maintenance.doctor.judge import diagnose
+from rtstore.testing import crash_at
 from tests.cli.commands import run
 from tests.support import FILE_OF, LEASES, LEDGER, TEAM, new_directory, write
 
@@ -206,6 +210,32 @@ def _shut(directory: Path, how: str) -> str:
         return f"sudo chown -R {owner(directory)} {directory}"
     folder.chmod(int(how, 8))
     return f"chmod u+rwx {folder}"
+
+
+def test_who_must_finish_a_batch_in_a_shut_folder_is_told(directory: Path) -> None:
+    """A write that comes upon the batch of a dead writer there, an opening and a recovery name what
+    opens the folder; then the batch is finished."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    with crash_at("after-log"), RuntimeStore.open(directory) as store:
+        write(store, LOG.schema_name, 2)
+    chown_all(directory)
+    command = _shut(directory, "0500")
+
+    def refused() -> None:
+        with (
+            RuntimeStore.open(directory, recover=False) as store,
+            pytest.raises(OpenBatchError, match=re.escape(command)),
+        ):
+            write(store, LOG.schema_name, 3)
+        with pytest.raises(RecoveryFailedError, match=re.escape(command)):
+            RuntimeStore.open(directory)
+        assert command in run("recover", directory).out
+
+    as_user(refused)
+    subprocess.run(command.split(), check=True)
+    with RuntimeStore.open(directory) as store:
+        assert store.read(LOG).data == 2
 
 
 def test_a_diagnostic_file_that_its_user_may_not_read(directory: Path) -> None:
