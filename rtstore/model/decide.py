@@ -97,8 +97,9 @@ class StoreFinding(NamedTuple):
     written_by_another_batch: bool = False
     """Whether the file holds only bytes of a batch of the log, and can be put right. Either it is,
     byte for byte, what a failed or an earlier batch wrote: the undoing of the failed one, or the
-    unflushed successor of the earlier one, was lost. Or it is a prefix of what a batch wrote: the
-    rest was lost. An imported batch is not in the log, unless its contents were imported."""
+    unflushed successor of the earlier one, was lost; or another store left it there. Or it is a
+    prefix of what a batch wrote: the rest was lost. An imported batch is not in the log, unless its
+    contents were imported."""
     content_missing: bool = False
     """Whether the entry's content is missing from the database: somebody deleted the row."""
     committed_is_refused: bool = False
