@@ -103,6 +103,9 @@ def test_the_command_to_rebuild_can_be_copied(lost: Path, columns: int | None) -
     command = ["rebuild", str(lost), *given]
     beginning = told.partition(" Run:")[2].partition("(MODULE:NAME is ")[0]
     assert words_of(beginning) == [*command, "--descriptors", "MODULE:NAME"]
+    assert "--force" not in told  # no runtime could open what that makes
+    shutil.copy(lost / "notes.json", lost / LEASES_FILE)
+    told = run("rebuild", lost, *given, columns=columns).err
     forced = told[told.rindex("(rtstore rebuild") + 1 : told.rindex(")")]
     assert words_of(forced) == [*command, "--force"]
 
