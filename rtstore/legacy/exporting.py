@@ -8,22 +8,24 @@ database only.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from rtstore.control import batches, manifest, recovery_log, runs
+from rtstore.control import batches, contents, manifest, recovery_log, runs
 from rtstore.control.lock import WriterLock
 from rtstore.control.lost_entries import with_lost_entries
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import BatchUnfinishedError, StorageError
+from rtstore.errors import BatchUnfinishedError, StorageError, UnsafePathError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
-from rtstore.files.paths import store_path
+from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error
 from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME, current_hash
 from rtstore.legacy.documents import (
@@ -33,9 +35,10 @@ from rtstore.legacy.documents import (
     stores_set_aside,
     with_ended_runs,
 )
+from rtstore.legacy.survey import hash_at
 from rtstore.model.descriptors import LANE_INDEX
 from rtstore.model.envelope import content_hash
-from rtstore.model.records import BatchState, QuarantinedFile, Record
+from rtstore.model.records import BatchState, PlannedWrite, QuarantinedFile, Record
 from rtstore.model.times import Clock, to_utc_ms
 
 REPLACED = "replaced by an export"
@@ -65,6 +68,9 @@ class ExportReport(Record):
     not_committed: tuple[str, ...]
     """Stores that have a file although nothing is committed for them, so that a new directory does
     not have it: a legacy runtime writes some besides its batches. `adopt` commits one."""
+    changed: tuple[str, ...]
+    """Stores whose file holds something else than what is committed. In place it stays as it is,
+    and is not what the manifest says; a new directory has what is committed, and not the edit."""
     replaced: tuple[str, ...]
     """The quarantine paths of control files with other content that were replaced, relative to the
     directory."""
@@ -109,7 +115,13 @@ def export_here(
             _remember(directory, database, fs)
         except OSError as error:
             raise StorageError(directory, "the export cannot be written", str(error)) from error
-    return _report(directory, state, files, replaced=[item.quarantine_path for item in quarantined])
+        changed = [
+            entry.schema_name
+            for entry in state.manifest.entries
+            if hash_at(directory, entry.schema_name, entry.relative_path, fs) != entry.content_hash
+        ]
+    replaced = [item.quarantine_path for item in quarantined]
+    return _report(directory, state, files, replaced=replaced, changed=changed)
 
 
 def export_to(
@@ -170,7 +182,8 @@ def _export_into(directory: Path, database: Database, target: Path, fs: FileSyst
     left_out = [
         entry.schema_name for entry in state.manifest.entries if entry.relative_path not in paths
     ]
-    report = _report(target, state, files, left_out=left_out)
+    changed = _edited(directory, database, state, fs)
+    report = _report(target, state, files, left_out=left_out, changed=changed)
     committed = {entry.schema_name for entry in state.manifest.entries}
     not_committed = tuple(
         item.schema_name
@@ -182,12 +195,35 @@ def _export_into(directory: Path, database: Database, target: Path, fs: FileSyst
 
 
 def _read(connection: Connection) -> Exported:
-    """Return what is exported; with the entries that somebody took out by hand."""
+    """Return what is exported; with the entries that somebody took out by hand, and each store in
+    the file that it has now: a program may have given it another one since it was written."""
+    found = with_lost_entries(connection, manifest.load(connection))
+    written = {entry.schema_name: entry.relative_path for entry in found.entries}
+    now = manifest.files_now(connection, written)
+    moved = {
+        entry.last_write_receipt_id: now[entry.schema_name]
+        for entry in found.entries
+        if now[entry.schema_name] != entry.relative_path
+    }
+    entries = tuple(
+        entry.model_copy(update={"relative_path": now[entry.schema_name]})
+        for entry in found.entries
+    )
     return Exported(
-        manifest=with_lost_entries(connection, manifest.load(connection)),
-        batches=tuple(batches.list_with_writes(connection)),
+        manifest=found.model_copy(update={"entries": entries}),
+        batches=tuple(
+            (batch, tuple(_at_its_file(write, moved) for write in writes))
+            for batch, writes in batches.list_with_writes(connection)
+        ),
         runs=tuple(runs.list_runs(connection)),
     )
+
+
+def _at_its_file(write: PlannedWrite, moved: Mapping[str, str]) -> PlannedWrite:
+    """Return a write with the file of its entry: an import refuses an entry that contradicts its
+    receipt. `moved` are the files of moved stores, by the receipt of the entry."""
+    path = moved.get(write.receipt_id)
+    return write if path is None else write.model_copy(update={"relative_path": path})
 
 
 def _files(
@@ -205,6 +241,22 @@ def _files(
     return {**ended, **control_files(state, manifest_names)}
 
 
+def _edited(directory: Path, database: Database, state: Exported, fs: FileSystem) -> list[str]:
+    """Return the stores whose file holds what the database does not have. It is asked after the
+    file: what a writer at work writes is in it before its file is."""
+    found = []
+    for entry in state.manifest.entries:
+        name, path = entry.schema_name, entry.relative_path
+        with suppress_system_error(UnsafePathError):  # what cannot be read is no edit
+            check_target(directory, path, name, fs)
+            content, _ = fs.read(store_path(directory, path))
+            here = content_hash(content)
+            holds = partial(contents.holds, found=content, found_hash=here, schema_name=name)
+            if here != entry.content_hash and not database.read(holds):
+                found.append(name)
+    return found
+
+
 def _report(
     directory: Path,
     state: Exported,
@@ -212,6 +264,7 @@ def _report(
     *,
     left_out: Iterable[str] = (),
     replaced: Iterable[str] = (),
+    changed: Iterable[str] = (),
 ) -> ExportReport:
     states = [batch.state for batch, _ in state.batches]
     return ExportReport(
@@ -225,6 +278,7 @@ def _report(
         own_reasons=tuple(own_reasons(state)),
         left_out=tuple(left_out),
         not_committed=(),
+        changed=tuple(changed),
         replaced=tuple(replaced),
     )
 

@@ -90,6 +90,7 @@ SHAPES = {
             "ownReasons",
             "leftOut",
             "notCommitted",
+            "changed",
             "replaced",
             "lanesOnly",
             "problem",

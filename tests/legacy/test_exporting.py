@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rtstore import (
+    DATABASE_NAME,
     KEEP_EVERYTHING,
     KNOWN_DESCRIPTORS,
     BatchUnfinishedError,
@@ -22,6 +24,7 @@ from rtstore import (
     StorageError,
     import_directory,
 )
+from tests.cli.commands import run
 from tests.legacy.build import (
     DUSK,
     HARBOUR,
@@ -368,6 +371,84 @@ def test_what_nobody_committed_is_named(tmp_path: Path) -> None:
     take(directory)
     with opened(directory) as store:
         assert store.export(tmp_path / "out").not_committed == (LEDGER, LEASES)
+
+
+OLD_FILE = {
+    "as it was": lambda path: None,
+    "tidied away": Path.unlink,
+    "edited": lambda path: path.write_text("an edit of the old file"),
+}
+
+
+@pytest.mark.parametrize("old", OLD_FILE.values(), ids=OLD_FILE)
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "into a new directory"])
+def test_a_store_that_moved_and_was_not_written_since(
+    tmp_path: Path, old: Callable[[Path], object], in_place: bool
+) -> None:
+    """It is exported in the file that it has now, with that file: the manifest is true for the
+    runtime that reads it, the printed way back works, and the runtime finds what was committed."""
+    leases = next(item for item in KNOWN_DESCRIPTORS if item.schema_name == LEASES)
+    before = [
+        leases.model_copy(update={"relative_path": "leases.json"}),
+        plain_descriptor("own.b", "b.json"),
+    ]
+    now = [leases, plain_descriptor("own.b", "in/b.json")]
+    directory = new_directory(tmp_path)
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=before) as store:
+        write(store, LEASES, {"leases": []})
+        write(store, "own.b", "of b")
+    RuntimeStore.open(directory, descriptors=now).close()
+    for path in ("leases.json", "b.json"):
+        old(directory / path)
+    exported = directory if in_place else tmp_path / "out"
+    to = () if in_place else ("--to", exported)
+    made = run("export", directory, *to, "--json").json()
+    assert (made["leftOut"], made["changed"]) == ([], [])
+    named = json.loads((exported / MANIFEST).read_bytes())
+    entries = [*document(exported / MANIFEST)["entries"], *named["rtstore"]["entries"]]
+    assert {entry["schemaName"]: entry["relativePath"] for entry in entries} == {
+        item.schema_name: item.relative_path for item in now
+    }
+    assert accepted_by_the_legacy_runtime(exported)
+    if in_place:
+        aside = tmp_path / "aside"
+        aside.mkdir()
+        for each in directory.glob(f"{DATABASE_NAME}*"):
+            each.rename(aside / each.name)
+    assert run("import", exported).code == 0
+    with RuntimeStore.open(exported, descriptors=now) as store:
+        assert store.last_recovery is None
+        assert (store.read(LEASES).data, store.read("own.b").data) == ({"leases": []}, "of b")
+        assert agree(store)
+    assert run("doctor", exported).code == 0, run("doctor", exported).out
+
+
+def test_a_file_that_somebody_changed_is_named(tmp_path: Path) -> None:
+    """In place the manifest names what is committed and the file stays as it is; a new directory
+    has what is committed. Either way the store is named, and no other one is."""
+    directory = new_directory(tmp_path)
+    stores = [plain_descriptor(name, f"{name}.json") for name in "ab"]
+    with open_store(directory, descriptors=stores) as store:
+        write(store, "a", "first")
+        write(store, "b", "first")
+        first = (directory / "a.json").read_bytes()
+        write(store, "a", "second")
+        assert store.export().changed == store.export(tmp_path / "none").changed == ()
+        second = (directory / "a.json").read_bytes()
+        (directory / "a.json").write_bytes(first)  # it is in the database, and no edit
+        assert (store.export().changed, store.export(tmp_path / "older").changed) == (("a",), ())
+        (directory / "a.json").write_bytes(second.replace(b"second", b"an edit"))
+        assert store.export().changed == store.export(tmp_path / "edited").changed == ("a",)
+        assert (tmp_path / "edited" / "a.json").read_bytes() == second
+    in_place = run("export", directory)
+    assert in_place.code == 0
+    said = " ".join(in_place.out.split())
+    assert "changed: a: its file is not what the manifest says" in said
+    assert f"rtstore status {directory}" in said
+    assert (
+        "changed: a: its file was changed" in run("export", directory, "--to", tmp_path / "x").out
+    )
+    assert b"an edit" in (directory / "a.json").read_bytes()
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rtstore.legacy import (
     why_lost,
 )
 from rtstore.model.records import BatchState, Record
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at, shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -82,8 +82,8 @@ def run(
 
     \b
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
-      batches {STATE: number}, setAside[], ownReasons[], leftOut[], notCommitted[], replaced[],
-      lanesOnly (DIR has no store; the keys above are of none),
+      batches {STATE: number}, setAside[], ownReasons[], leftOut[], notCommitted[], changed[],
+      replaced[], lanesOnly (DIR has no store; the keys above are of none),
       problem (why DIR itself was not exported, which has control or store files) or null,
       lanes[] {laneId, path, report (the keys above) or null (not imported yet)}
     """
@@ -168,6 +168,7 @@ def _of_team(
         own_reasons=(),
         left_out=(),
         not_committed=(),
+        changed=(),
         replaced=(),
     )
     return TeamExportReport(
@@ -186,9 +187,12 @@ def _of_team(
 
 
 def _show(page: Page, team: TeamExportReport, again: str | None) -> None:
-    """Print the report. `again` takes a directory that has databases over again."""
+    """Print the report. `again` takes a directory that has databases over again: it was exported
+    in place."""
+    in_place = again is not None
     if not team.lanes_only:
-        _show_directory(page, team, f"the runtime directory of team {team.team_name}")
+        what = f"the runtime directory of team {team.team_name}"
+        _show_directory(page, team, what, in_place=in_place)
     if team.problem is not None:
         page.line(Cell("Not exported", "warn"), f": the directory itself: {team.problem}")
     for lane in team.lanes:
@@ -196,7 +200,7 @@ def _show(page: Page, team: TeamExportReport, again: str | None) -> None:
         if lane.report is None:
             page.line(Cell("Not exported", "warn"), f": lane {lane.lane_id} was not imported yet")
         else:
-            _show_directory(page, lane.report, f"lane {lane.lane_id}")
+            _show_directory(page, lane.report, f"lane {lane.lane_id}", in_place=in_place)
     page.title("Next")
     page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
     back = again or f"rtstore import {shell_word(team.directory)}"
@@ -205,7 +209,14 @@ def _show(page: Page, team: TeamExportReport, again: str | None) -> None:
     page.line(f"afterwards: {moved}takes over again what that runtime wrote", indent=6)
 
 
-def _show_directory(page: Page, report: ExportReport, what: str) -> None:
+def _of_changed(report: ExportReport, *, in_place: bool) -> str:
+    if not in_place:
+        return "its file was changed since it was committed, and this is not what it holds"
+    look = rtstore_at("status", report.directory)
+    return f"its file is not what the manifest says. First: {look}, and export again after that"
+
+
+def _show_directory(page: Page, report: ExportReport, what: str, *, in_place: bool) -> None:
     page.line(Cell("Exported", "good"), f" {what}")
     aside = report.batches.get(BatchState.FAILED, 0)
     listed = sum(report.batches.values()) - aside
@@ -232,6 +243,8 @@ def _show_directory(page: Page, report: ExportReport, what: str) -> None:
         )
     for store in report.left_out:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
+    for store in report.changed:
+        page.line(Cell("changed: ", "warn"), f"{store}: {_of_changed(report, in_place=in_place)}")
     for store in report.not_committed:
         page.line(
             Cell("left out: ", "warn"), f"{store}: nothing is committed, only its file is here"
