@@ -111,6 +111,7 @@ def next_steps(
     cleared = {it.schema_name for it in obstacles if it.kind in _OF_PERMISSION}
     in_the_way = {it.schema_name for it in hindrances} | {it.schema_name for it in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
+    then = [action for action in plan.afterwards if action.schema_name not in in_the_way]
     steps = [
         *_newer_files(free, details or {}),
         *_keep_changes(
@@ -121,7 +122,7 @@ def next_steps(
             not_adoptable=not_adoptable or {},
             launched_run=launched_run if knows_run else None,
         ),
-        *_recover(directory, free, high_watermark, committed, paths, newer_batches),
+        *_recover(directory, free, then, high_watermark, committed, paths, newer_batches),
     ]
     if newer_batches is not None:
         steps = _of_the_old_program(directory, newer_batches, steps)
@@ -164,13 +165,15 @@ def _step(hindrance: Hindrance) -> NextStep:
 def _recover(
     directory: Path,
     actions: Iterable[RecoveryAction],
+    afterwards: Sequence[RecoveryAction],
     high_watermark: int,
     committed: Mapping[str, str],
     paths: Mapping[str, str],
     newer_batches: NewerBatches | None,
 ) -> list[NextStep]:
     """Return the recovery, where it changes something. Where nothing was ever committed, only an
-    open batch makes one: the runtime's first batch does the rest."""
+    open batch makes one: the runtime's first batch does the rest. `afterwards` is what it puts back
+    once entries are right."""
     parts = []
     imported = _batches(actions, closed=True)
     if imported:
@@ -178,21 +181,9 @@ def _recover(
     batches = _batches(actions, closed=False)
     if batches:
         parts.append(f"brings {batches} to its end")
-    lost = [action for action in actions if action.reason == ENTRY_MISSING]
-    if lost:
-        names = _names(lost, ActionKind.RESTORE_COMMITTED)
-        parts.append(
-            f"makes the entries of {names} in the manifest again, as the last batches that wrote "
-            "them left them: somebody took them out by hand. No file is touched for that"
-        )
-    altered = [action for action in actions if action.reason == ENTRY_ALTERED]
-    if altered:
-        names = _names(altered, ActionKind.RESTORE_COMMITTED)
-        parts.append(
-            f"puts the entries of {names} in the manifest right, as their batches wrote them: "
-            "somebody altered them. No file is touched for that"
-        )
-    actions = [action for action in actions if action.reason not in OF_ENTRY]
+    parts += _of_entries(actions, afterwards)
+    committed = {**{it.schema_name: paths[it.schema_name] for it in afterwards}, **committed}
+    actions = [*(action for action in actions if action.reason not in OF_ENTRY), *afterwards]
     known = [action for action in actions if action.schema_name in committed]
     moving = [
         action
@@ -222,6 +213,28 @@ def _recover(
     gives_up = "or this, which puts what was committed before over it"
     first = [] if newer_batches is None else [gives_up]
     return [NextStep(command=command, why="; ".join([*first, *parts]))]
+
+
+def _of_entries(
+    actions: Iterable[RecoveryAction], afterwards: Iterable[RecoveryAction]
+) -> list[str]:
+    """Return what a recovery does about entries. What it does about their files afterwards is said
+    with that of other files."""
+    touched = {action.schema_name for action in afterwards}
+    said = {
+        ENTRY_MISSING: "makes the entries of {} in the manifest again, as the last batches that "
+        "wrote them left them: somebody took them out by hand",
+        ENTRY_ALTERED: "puts the entries of {} in the manifest right, as their batches wrote them: "
+        "somebody altered them",
+    }
+    parts = []
+    for reason, words in said.items():
+        found = [action for action in actions if action.reason == reason]
+        if found:
+            alone = not any(action.schema_name in touched for action in found)
+            names = _names(found, ActionKind.RESTORE_COMMITTED)
+            parts.append(words.format(names) + (". No file is touched for that" if alone else ""))
+    return parts
 
 
 def _of_the_old_program(

@@ -23,7 +23,7 @@ from rtstore.control.sqlite.statements import Row, Statement, driver_of
 from rtstore.errors import CorruptDatabaseError
 from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.envelope import content_hash, hash_of_pieces
-from rtstore.model.records import Argument, PublishedFile, Record
+from rtstore.model.records import Argument, ManifestEntry, PublishedFile, Record
 
 _PIECE_BYTES = 1 << 20
 _ALWAYS_VERIFIED_BYTES = 64 << 10
@@ -279,6 +279,16 @@ def stores_with_content(connection: Connection, *, verify: bool = False) -> froz
     return look_at_entries(connection, verify=verify).stores_with_content
 
 
+def has_content_of(connection: Connection, entry: ManifestEntry) -> bool:
+    """Return whether the content of an entry is in the database, with the entry's hash."""
+    number, name = entry.batch_number, entry.schema_name
+    row = {
+        "content_row": _SELECT_CONTENT_ROW.scalar(connection, number=number, name=name),
+        "content_hash": entry.content_hash,
+    }
+    return row["content_row"] is not None and _is_as_committed(connection, row, verify=True)
+
+
 def altered_entries(connection: Connection) -> tuple[str, ...]:
     """Return the stores whose entry is not what its batch wrote, though the content in the database
     is: somebody altered the entry. Nothing is said of a database of an older revision."""
@@ -361,6 +371,14 @@ _PUT_CONTENT = Statement(
 )
 _SELECT_CONTENT = Statement(
     select(store_contents.c.content).where(
+        store_contents.c.batch_number == bindparam("number"),
+        store_contents.c.schema_name == bindparam("name"),
+    )
+)
+_SELECT_CONTENT_ROW = Statement(
+    select(literal_column("store_contents.rowid"))
+    .select_from(store_contents)
+    .where(
         store_contents.c.batch_number == bindparam("number"),
         store_contents.c.schema_name == bindparam("name"),
     )

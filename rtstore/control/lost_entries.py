@@ -16,12 +16,13 @@ says which of the two is right: where that is the receipt, the entry is put righ
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection, text
 
 from rtstore.control import batches, history, manifest
-from rtstore.control.contents import altered_entries
+from rtstore.control.contents import altered_entries, has_content_of
 from rtstore.control.sqlite.statements import Statement, database_of
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
@@ -180,18 +181,44 @@ def with_lost_entries(connection: Connection, found: Manifest) -> Manifest:
     """Return a manifest that was just read with the lost and the altered entries, as an opening
     makes them."""
     lost = lost_beside_files(connection, database_of(connection).parent)
-    altered = altered_entries(connection)
-    if altered:
-        mended = [
-            as_written(connection, entry) if entry.schema_name in altered else entry
-            for entry in found.entries
-        ]
-        found = found.model_copy(update={"entries": tuple(mended)})
-    if not lost:
+    return with_entries_right(connection, found, lost, altered_entries(connection))
+
+
+def with_entries_right(
+    connection: Connection, found: Manifest, lost: Mapping[str, int], altered: Collection[str]
+) -> Manifest:
+    """Return a manifest that was just read with these lost entries made again, and these altered
+    ones put right."""
+    if not lost and not altered:
         return found
-    made = [entry_again(connection, name, number) for name, number in lost.items()]
-    entries = sorted((*found.entries, *made), key=lambda entry: entry.schema_name)
+    entries = [
+        as_written(connection, entry) if entry.schema_name in altered else entry
+        for entry in found.entries
+    ]
+    entries += [entry_again(connection, name, number) for name, number in lost.items()]
+    entries.sort(key=lambda entry: entry.schema_name)
     return found.model_copy(update={"entries": tuple(entries)})
+
+
+def entry_once_right(connection: Connection, schema_name: str) -> ManifestEntry | None:
+    """Return the entry of a store as it is, or as a recovery makes it again or puts it right; None
+    where it has none then, either."""
+    entry = manifest.load_entries(connection, [schema_name]).get(schema_name)
+    if entry is None:
+        number = lost_entries(connection).get(schema_name)
+        return None if number is None else entry_again(connection, schema_name, number)
+    is_altered = schema_name in altered_entries(connection)
+    return as_written(connection, entry) if is_altered else entry
+
+
+def with_content_once_right(connection: Connection, names: Iterable[str]) -> frozenset[str]:
+    """Return those of some stores whose content is in the database, by `entry_once_right`."""
+    entries = (entry_once_right(connection, name) for name in names)
+    return frozenset(
+        entry.schema_name
+        for entry in entries
+        if entry is not None and has_content_of(connection, entry)
+    )
 
 
 def make_again(connection: Connection, schema_name: str, number: int) -> None:

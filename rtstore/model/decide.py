@@ -194,6 +194,26 @@ def build_plan(
     )
 
 
+def with_afterwards(
+    plan: RecoveryPlan, descriptors: Iterable[Descriptor], once_right: Mapping[str, StoreFinding]
+) -> RecoveryPlan:
+    """Return a plan with what it puts back once entries are right, and what is wrong with a file
+    then. `once_right` has what is found of the files of such stores, held against the entry as it
+    is then."""
+    if not once_right:
+        return plan
+    waiting = {action.schema_name for action in plan.actions if action.reason in OF_ENTRY}
+    found = [
+        _store_action(item, once_right[item.schema_name], None)
+        for item in descriptors
+        if item.schema_name in waiting.intersection(once_right)
+    ]
+    restored = (item for item, _ in found if item.kind is ActionKind.RESTORE_COMMITTED)
+    said = (message for _, message in found if message is not None)
+    update = {"afterwards": tuple(restored), "diagnostics": (*plan.diagnostics, *said)}
+    return plan.model_copy(update=update)
+
+
 STALE = {
     "run_id": "stale run id",
     "capability_snapshot_id": "stale capability snapshot",

@@ -643,6 +643,9 @@ class RecoveryPlan(Record):
     commits a batch goes on with the identity of that one."""
     stale_stores: tuple[StaleStore, ...] = Field(default=(), exclude=True)
     """The stores whose action is to block because they are stale."""
+    afterwards: tuple[RecoveryAction, ...] = Field(default=(), exclude=True)
+    """What a recovery puts back once the entries are right that `actions` makes again or puts
+    right: the file of such a store is held against its entry, and so it comes second."""
 
     @property
     def named_identity(self) -> RunIdentity | None:

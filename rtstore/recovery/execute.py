@@ -32,11 +32,13 @@ from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
 from rtstore.control.lost_entries import (
+    entry_once_right,
     last_entry,
     lost_beside_files,
     lost_entries,
     make_again,
     put_right,
+    with_content_once_right,
 )
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
@@ -264,12 +266,11 @@ class Recovery:
         self._check_team(plan, team_name)
         if not self._database.read_only:  # which may have any descriptors
             self._refuse_moved(item for item in plan.actions if item.kind in _WRITING)
-        in_database = self._database.read(partial(contents.stores_with_content, verify=True))
-        steps = tuple(
-            intended(action, in_database, self._foresee(action))
-            for action in plan.actions
-            if action.kind is not ActionKind.NONE
-        )
+        every = (*plan.actions, *plan.afterwards)
+        actions = [action for action in every if action.kind is not ActionKind.NONE]
+        names = {action.schema_name for action in actions}
+        in_database = self._database.read(partial(with_content_once_right, names=names))
+        steps = tuple(intended(it, in_database, self._foresee(it)) for it in actions)
         return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
 
     def _check_team(self, plan: RecoveryPlan, team_name: str) -> ManifestHead:
@@ -318,7 +319,9 @@ class Recovery:
         is_opening = run.started_by is RecoveryTrigger.OPEN
         if is_opening:
             kinds.add(ActionKind.QUARANTINE)
-        for action in self._safe(found) if is_opening else found.actions:
+        made = {action.schema_name for action in run.actions if action.reason in OF_ENTRY}
+        others = (action for action in found.actions if action.schema_name in made)
+        for action in self._safe(found) if is_opening else others:
             if action.kind in kinds and action.reason not in OF_ENTRY:
                 self._append(run, action)
                 self._record(run, len(run.actions) - 1, self._step(action, plan))
@@ -444,7 +447,9 @@ class Recovery:
         """Return the files that an opening would move to quarantine: those in place of stores'
         files whose bytes the database does not have, and what is no file."""
         found: dict[str, None] = {}
-        for action in self._safe(plan):
+        safe = self._safe(plan)
+        names = {action.schema_name for action in safe}
+        for action in (*safe, *(it for it in plan.afterwards if it.schema_name in names)):
             if action.schema_name in self._registry:
                 with suppress_system_error(RuntimeStoreError):
                     if self._makes_way(action):
@@ -455,7 +460,7 @@ class Recovery:
         """Return whether something goes to quarantine with an action, or, where it only lets the
         file be put back (`_restore_now`), after it."""
         descriptor = self._registry.get(action.schema_name)
-        inspection, entry = self._look(descriptor)
+        inspection, entry = self._look_ahead(descriptor)
         file, is_restored = StoreFile.of(descriptor), action.kind is ActionKind.RESTORE_COMMITTED
         if self._is_taken(descriptor) or action.reason == CONTENT_MISSING:
             return False
@@ -550,8 +555,7 @@ class Recovery:
             foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
             why = "nothing is committed, and the database does not have what the file holds"
             return None if foreign is None else why
-        verified = partial(contents.stores_with_content, verify=True)
-        is_there = file.schema_name in self._database.read(verified)
+        is_there = self._database.read(partial(contents.has_content_of, entry=entry))
         return None if is_there else _NOT_IN_DATABASE
 
     def _is_back(self, file: StoreFile) -> bool:
@@ -719,10 +723,11 @@ class Recovery:
 
     def _foresee(self, action: RecoveryAction) -> Found:
         """Return what an action would find at the file of its store."""
-        if action.kind not in STOPPING or action.schema_name not in self._registry:
+        touches_file = action.kind in STOPPING and action.reason not in OF_ENTRY
+        if not touches_file or action.schema_name not in self._registry:
             return Found()
         descriptor = self._registry.get(action.schema_name)
-        inspection, entry = self._look(descriptor)
+        inspection, entry = self._look_ahead(descriptor)
         if self._inspector.is_closed(inspection):
             return Found(stop=STOP_CLOSED)
         if runtime_directory_at(self._directory, descriptor.relative_path, self._fs) is not None:
@@ -752,6 +757,11 @@ class Recovery:
         entry = self._database.read(
             lambda connection: manifest.load_entries(connection, [name])
         ).get(name)
+        return self._inspector.inspect(descriptor, entry), entry
+
+    def _look_ahead(self, descriptor: Descriptor) -> tuple[Inspection, ManifestEntry | None]:
+        """Do `_look` with the entry as it is once it is put right."""
+        entry = self._database.read(partial(entry_once_right, schema_name=descriptor.schema_name))
         return self._inspector.inspect(descriptor, entry), entry
 
     # --- temporary files ------------------------------------------------------------------------

@@ -19,13 +19,14 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.batches import ReceiptStore
+from rtstore.control.contents import EntriesFound
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import lost_entries
+from rtstore.control.lost_entries import lost_entries, with_entries_right
 from rtstore.control.manifest import ManifestStore
 from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
 from rtstore.model.arguments import check_new_id
-from rtstore.model.decide import REFUSED, StoreFinding, build_plan
+from rtstore.model.decide import REFUSED, StoreFinding, build_plan, with_afterwards
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_plan_id
 from rtstore.model.records import (
@@ -49,6 +50,14 @@ Planned = frozenset[tuple[str, str | None]]
 """What batches in progress write: each store, with the hash of its file; None for a deletion."""
 
 
+class EntriesRight(NamedTuple):
+    """The rows as a recovery leaves them that makes every lost entry again and puts every altered
+    one right."""
+
+    manifest: Manifest
+    stores_with_content: frozenset[str]
+
+
 class RowsSnapshot(NamedTuple):
     """The rows that a plan needs, as of one moment."""
 
@@ -64,6 +73,8 @@ class RowsSnapshot(NamedTuple):
     """See `rtstore.control.lost_entries`."""
     altered_entries: tuple[str, ...] = ()
     """See `rtstore.control.contents`."""
+    once_right: EntriesRight | None = None
+    """None where no entry is lost or altered."""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -92,6 +103,9 @@ class PlanningInput(NamedTuple):
     view: RowsSnapshot
     findings: dict[str, StoreFinding]
     crashed_batches: tuple[LoggedBatch, ...]
+    once_right: Mapping[str, StoreFinding] = {}
+    """The findings about the files of stores whose entry is lost or altered, held against the entry
+    as it is once that is put right."""
 
 
 class RecoveryPlanner:
@@ -135,7 +149,7 @@ class RecoveryPlanner:
         self, gathered: PlanningInput, *, team_name: str, expected: RunIdentity | None
     ) -> RecoveryPlan:
         """Return the plan for an input gathered before."""
-        return build_plan(
+        plan = build_plan(
             plan_id=check_new_id("plan_id_factory", self._plan_id_factory()),
             created_at=self._clock(),
             team_name=team_name,
@@ -147,6 +161,7 @@ class RecoveryPlanner:
             lost_entries=gathered.view.lost_entries,
             altered_entries=gathered.view.altered_entries,
         )
+        return with_afterwards(plan, self.descriptors, gathered.once_right)
 
     def gather(
         self, *, locked: bool = False, with_run: bool = False, verify: bool = False
@@ -201,6 +216,20 @@ class RecoveryPlanner:
         crashed: tuple[LoggedBatch, ...],
         planned: Planned = frozenset(),
     ) -> PlanningInput:
+        findings = self._findings(view, inspections, planned)
+        once_right: dict[str, StoreFinding] = {}
+        if view.once_right is not None:
+            wrong = {*view.lost_entries, *view.altered_entries}
+            then = view._replace(
+                **view.once_right._asdict(), lost_entries=(), altered_entries=(), once_right=None
+            )
+            concerned = [item for item in self.descriptors if item.schema_name in wrong]
+            once_right = self._findings(then, self._inspect(concerned, then, planned), planned)
+        return PlanningInput(view, findings, crashed, once_right)
+
+    def _findings(
+        self, view: RowsSnapshot, inspections: Mapping[str, Inspection], planned: Planned
+    ) -> dict[str, StoreFinding]:
         findings = {}
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
@@ -215,7 +244,7 @@ class RecoveryPlanner:
                 is_link=self.inspector.is_behind_a_link(inspection),
                 written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
             )
-        return PlanningInput(view=view, findings=findings, crashed_batches=crashed)
+        return findings
 
     def _look(self, rows: Rows) -> RowsSnapshot:
         found = self._database.read_cached(rows)
@@ -323,14 +352,30 @@ class RecoveryPlanner:
 def _rows_snapshot(connection: Connection, *, verify: bool = False) -> RowsSnapshot:
     found, last_number = manifest.load_with_last_number(connection)
     entries = contents.look_at_entries(connection, verify=verify)
+    lost = lost_entries(connection)
     return RowsSnapshot(
         manifest=found,
         open_batches=batches.load_open(connection),
         stores_with_content=entries.stores_with_content,
         last_batch_number=last_number,
-        lost_entries=tuple(lost_entries(connection)),
+        lost_entries=tuple(lost),
         altered_entries=entries.altered,
+        once_right=_once_right(connection, found, entries, lost),
     )
+
+
+def _once_right(
+    connection: Connection, found: Manifest, entries: EntriesFound, lost: Mapping[str, int]
+) -> EntriesRight | None:
+    if not lost and not entries.altered:
+        return None
+    right = with_entries_right(connection, found, lost, entries.altered)
+    made = {
+        entry.schema_name
+        for entry in right.entries
+        if entry.schema_name in lost and contents.has_content_of(connection, entry)
+    }
+    return EntriesRight(right, entries.stores_with_content.union(made, entries.altered))
 
 
 def _rows_with_run(connection: Connection) -> RowsSnapshot:
