@@ -13,6 +13,7 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    DELETED,
     KNOWN_DESCRIPTORS,
     ActionKind,
     CorruptDatabaseError,
@@ -364,16 +365,13 @@ def test_without_a_database_nobody_knows_the_old_file(notes: Path) -> None:
     assert files_picture(notes) == before
     assert "none of these descriptors names old.json" in told.value.problem
     assert f"{NOTES} (no new.json)" in told.value.problem
-    ways = {name: notes.with_name(name) for name in ("older descriptors", "move", "force")}
+    ways = {name: notes.with_name(name) for name in ("older descriptors", "force")}
     for copy in ways.values():
         shutil.copytree(notes, copy)
     rebuild_database(ways["older descriptors"], team_name=TEAM, descriptors=[OLD_NOTES])
-    (ways["move"] / "old.json").rename(ways["move"] / "new.json")
-    rebuild_database(ways["move"], team_name=TEAM, descriptors=[NEW_NOTES])
-    for way in ("older descriptors", "move"):
-        with RuntimeStore.open(ways[way], descriptors=[NEW_NOTES]) as store:
-            assert store.read(NOTES).data == "edited"
-            assert agree(store)
+    with RuntimeStore.open(ways["older descriptors"], descriptors=[NEW_NOTES]) as store:
+        assert store.read(NOTES).data == "edited"
+        assert agree(store)
     forced = rebuild_database(ways["force"], team_name=TEAM, descriptors=[NEW_NOTES], force=True)
     assert [store.outcome for store in forced.stores] == ["missing"]
     (note,) = forced.notes
@@ -400,6 +398,32 @@ def test_files_to_be_adopted_later(tmp_path: Path, *, with_known: bool) -> None:
                 store.adopt(item)
             assert agree(store)
             assert [store.read(item).data for item in stores] == [1, 1, 1]
+
+
+def test_a_file_that_a_store_left_behind_becomes_no_other_store(tmp_path: Path) -> None:
+    """Beside a store that was deleted, the former file of one that moved looks like its file. No
+    command is printed that makes it that; it is said whose content the file has, and what is
+    printed leaves it as it is."""
+    directory = tmp_path / "t"
+    gone, before = Descriptor("own.gone"), Descriptor(NOTES, relative_path="old.json")
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[gone, before]) as store:
+        write(store, "own.gone", "what was deleted")
+        write(store, NOTES, "notes")
+        store.write_batch(identity=IDENTITY, reason="it_went", writes={"own.gone": DELETED})
+    RuntimeStore.open(directory, descriptors=[gone, NEW_NOTES]).close()
+    (directory / DATABASE_NAME).unlink()
+    with pytest.raises(InvalidRequestError) as told:
+        rebuild_database(directory, team_name=TEAM, descriptors=[gone, NEW_NOTES])
+    assert "own.gone (no own.gone.json)" in told.value.problem
+    assert f"old.json is, byte for byte, new.json of {NOTES}" in told.value.problem
+    assert "may have been deleted" in told.value.problem
+    assert "mv " not in told.value.problem
+    report = rebuild_database(directory, team_name=TEAM, descriptors=[gone, NEW_NOTES], force=True)
+    assert [store.outcome for store in report.stores] == ["missing", "from_file"]
+    with RuntimeStore.open(directory) as store:
+        assert store.read(NOTES).data == "notes"
+        assert store.manifest().entry("own.gone") is None
+    assert (directory / "old.json").exists()
 
 
 def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> None:

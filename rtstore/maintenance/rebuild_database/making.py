@@ -62,6 +62,7 @@ from rtstore.maintenance.rebuild_database.stores import (
     at_their_files,
     look_at_store,
     nameless_files,
+    say_whose,
     unknown_files,
 )
 from rtstore.maintenance.suggestions import (
@@ -303,12 +304,11 @@ def _refuse_nameless(
     else:
         forced = rebuild_with_descriptors(directory, run, "--force", team_name=team)
         without = _some([f"{name} (no {path})" for path, name in lost.items()])
-        move = shell_command("mv", directory / found[0], directory / next(iter(lost)))
         problem = (
             f"none of these descriptors names {names}, and there are stores without a file: "
-            f"{without}. If a store has been given another file since, rebuild with the "
-            "descriptors that name the file that is there; an opening with these moves it "
-            f"afterwards. Or give the file its new name yourself, such as by: {move}. Or leave "
+            f"{without}. {say_whose(directory, found, known, fs)}. If one of these stores has its "
+            "data in such a file, rebuild with descriptors that name it there; an opening with "
+            "these moves it afterwards. Otherwise, leave "
             f"{names} as {'it is' if len(found) == 1 else 'they are'}, with none of that data in "
             f"any store ({forced})"
         )

@@ -178,6 +178,32 @@ def nameless_files(directory: Path, registry: Iterable[Descriptor], fs: FileSyst
     return sorted({*store_files(directory, (), fs), *files_in_folders(directory, fs)} - known)
 
 
+def say_whose(
+    directory: Path, names: Iterable[str], registry: Iterable[Descriptor], fs: FileSystem
+) -> str:
+    """Return a sentence on whose files those may be that no descriptor names. Nothing says it for
+    sure, so no file is given to a store: it would have another one's data."""
+    held: dict[str, str] = {}
+    for item in registry:
+        found = _hash_at(directory, item.relative_path, fs)
+        if found is not None:
+            held.setdefault(found, f"{item.relative_path} of {item.schema_name}")
+    twins = {name: held.get(_hash_at(directory, name, fs) or "") for name in names}
+    same = [f"{name} is, byte for byte, {path}" for name, path in twins.items() if path]
+    told = f": {', '.join(same[:5])}" if same else ""
+    return (
+        "Only the runtime knows whose such a file is: such a store may have been deleted or never "
+        f"written, and the file may be one that a store had which has another one now{told}"
+    )
+
+
+def _hash_at(directory: Path, relative_path: str, fs: FileSystem) -> str | None:
+    try:
+        return content_hash(fs.read(store_path(directory, relative_path))[0])
+    except system_error(UnsafePathError):
+        return None
+
+
 def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
     """Return the JSON files in the directory, and the store files in its folders, that belong to no
     known store. They may belong to stores that only the damaged database knew."""
