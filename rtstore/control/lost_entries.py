@@ -153,9 +153,19 @@ def versions_of_stores(connection: Connection, directory: Path) -> dict[str, int
 
 
 def _has_file(connection: Connection, directory: Path, schema_name: str, number: int) -> bool:
+    """Return whether a store has a file: where its batch wrote it, or where it is now."""
     write = _WRITE.first(connection, name=schema_name, number=number)
+    if write is None:
+        return False
+    if _is_there(directory, write["relative_path"]):
+        return True
+    now = manifest.file_of(connection, schema_name)
+    return now is not None and _is_there(directory, now)
+
+
+def _is_there(directory: Path, relative_path: str) -> bool:
     try:
-        return write is not None and os.path.lexists(store_path(directory, write["relative_path"]))
+        return os.path.lexists(store_path(directory, relative_path))
     except UnsafePathError:  # from a row that somebody changed
         return False
 

@@ -38,6 +38,7 @@ from tests.support import (
     files_picture,
     new_directory,
     open_store,
+    plain_descriptor,
     write,
 )
 
@@ -173,6 +174,24 @@ def test_a_deletion_that_somebody_took_off_the_record_is_not_undone(
         assert f"rtstore recover {directory}" in run("status", directory).out
         run("recover", directory)
         assert data_in(directory / FILE_OF[LEASES]) == "second"
+
+
+def test_one_of_a_store_that_moved_comes_back_too(tmp_path: Path) -> None:
+    """Its file is where it is now; the former one may be tidied away. Exports and back-ups of it as
+    it stands have it, and an opening makes the entry again."""
+    directory = tmp_path / "t"
+    with open_store(directory, descriptors=[plain_descriptor("own.a", "a.json")]) as store:
+        write(store, "own.a", "kept")
+    open_store(directory, descriptors=[plain_descriptor("own.a", "now.json")]).close()
+    (directory / "a.json").unlink()
+    edit(directory, OF_ALL)
+    assert run("export", directory, "--to", tmp_path / "exported", "--json").json()["stores"] == 1
+    assert (tmp_path / "exported" / "now.json").exists()
+    assert run("backup", directory, tmp_path / "backup").code == 0
+    for each in (tmp_path / "backup", directory):
+        with RuntimeStore.open(each, read_only=each != directory) as store:
+            assert store.read("own.a").data == "kept"
+            assert store.check_readiness().ok
 
 
 def test_a_changed_file_stays_for_a_person(directory: Path) -> None:
