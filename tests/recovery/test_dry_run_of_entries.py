@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore.control.sqlite.engine import Database
+from rtstore.model.descriptors import Registry
+from rtstore.store import rehearse_upgrade
 from tests.cli.commands import run
 from tests.support import Picture, files_picture, open_store, plain_descriptor, write
 
@@ -143,3 +147,26 @@ def test_a_dry_run_says_what_the_recovery_does(
     for name, path in FILE_OF.items():
         assert name in touched or _at(before, path) == _at(after, path)
     assert NAME not in touched or "No file is touched" not in " ".join(printed.split())
+
+
+@pytest.mark.one_in(7)
+@pytest.mark.parametrize("scene", SCENES[::2])
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_rehearsed_opening_names_the_files_that_go(
+    tmp_path: Path, entry: str, file: str, scene: str
+) -> None:
+    """Those that it moves to quarantine once it has put the entry right are among them."""
+    directory = tmp_path / "t"
+    _make(directory, moved=scene == SCENES[2])
+    _sql(directory, ENTRIES[entry])
+    FILES[file](directory / FILE_OF[NAME])
+    stores = Registry(plain_descriptor(name, path) for name, path in FILE_OF.items())
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        tried = rehearse_upgrade(directory, database, stores)
+    finally:
+        database.close()
+    with RuntimeStore.open(directory) as store:
+        done = [item.relative_path for item in store.quarantined_files()]
+    assert [*tried.quarantined] == done
