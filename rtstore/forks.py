@@ -10,6 +10,9 @@ connections first (see `rtstore.control.sqlite.sessions`).
 A child also gets the descriptors that another thread has just opened, and does not know them. None
 of them may become a lock, which the child would keep: `may_be_inherited` tells.
 
+Python drops a handler of a fork that an exception of a signal handler cuts off, prints the
+exception, and forks. So a handler that is registered here (`at_fork`) begins again.
+
 None of this is a lock that a thread could fail to release. A block counts only while its `no_fork`
 object exists; the block holds that object, whatever exception ends it.
 """
@@ -20,6 +23,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 
@@ -121,10 +125,42 @@ _imminent: dict[int, float] = {}
 _last = [0]
 """The number of the last fork."""
 
-if hasattr(os, "register_at_fork"):
-    # `before` handlers run in reverse order of registration. This module is imported before all
-    # others that register handlers, so this one waits last. `after_in_parent` of this one is the
-    # first.
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-    )
+
+def at_fork(
+    before: Callable[[], None] | None = None,
+    after_in_parent: Callable[[], None] | None = None,
+    after_in_child: Callable[[], None] | None = None,
+) -> None:
+    """Register handlers of a fork, as `os.register_at_fork` does. Each runs to its end, whatever
+    cuts it off, and at least twice: doing it again changes nothing."""
+    named = {
+        "before": before,
+        "after_in_parent": after_in_parent,
+        "after_in_child": after_in_child,
+    }
+    handlers = {name: partial(_to_its_end, handler) for name, handler in named.items() if handler}
+    if hasattr(os, "register_at_fork"):
+        # Twice: an exception at the very first line of a handler comes before all that it does.
+        os.register_at_fork(**handlers)
+        os.register_at_fork(**handlers)
+
+
+def _to_its_end(handler: Callable[[], None]) -> None:
+    """Call a handler until nothing cuts it off. Raise then what cut it off, for Python to print."""
+    raised: BaseException | None = None
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            handler()
+        except BaseException as error:  # noqa: BLE001 - of a signal handler, at any line
+            raised = error
+            if time.monotonic() < deadline:
+                continue
+        break
+    if raised is not None:
+        raise raised
+
+
+# `before` handlers run in reverse order of registration. This module is imported before all others
+# that register handlers, so this one waits last. `after_in_parent` of this one is the first.
+at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

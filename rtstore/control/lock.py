@@ -53,7 +53,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import move_aside_command
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.forks import last_fork, may_be_inherited, no_fork
+from rtstore.forks import at_fork, last_fork, may_be_inherited, no_fork
 from rtstore.model.times import format_time, parse_time, utc_now
 
 try:
@@ -232,8 +232,7 @@ def _is_lock_on(path: str, number: int) -> bool:
     return False
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_in_child)
+at_fork(after_in_child=_after_in_child)
 
 
 class WriterLock:

@@ -45,7 +45,7 @@ from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.forks import no_fork
+from rtstore.forks import at_fork, no_fork
 from rtstore.shell import shell_word
 
 NEW_SUFFIX = ".new"
@@ -68,8 +68,7 @@ def _after_in_child() -> None:
     _one_at_a_time = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_in_child)
+at_fork(after_in_child=_after_in_child)
 
 
 def migrations_path() -> Path:

@@ -30,6 +30,7 @@ from pathlib import Path
 from rtstore.control.sqlite import idle, sessions
 from rtstore.control.sqlite.sessions import Identity
 from rtstore.foreign import suppress_system_error, system_error
+from rtstore.forks import at_fork
 
 try:
     import fcntl
@@ -346,8 +347,7 @@ def _after_in_child() -> None:
     _grounds.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=tidy_up, after_in_child=_after_in_child)
+at_fork(after_in_parent=tidy_up, after_in_child=_after_in_child)
 
 
 # --- system calls ---------------------------------------------------------------------------------

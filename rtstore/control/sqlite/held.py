@@ -44,6 +44,7 @@ from rtstore.errors import (
 )
 from rtstore.files.system import make_room
 from rtstore.foreign import system_error
+from rtstore.forks import at_fork
 
 _LOCK_PATIENCE_S = 1.0
 """In seconds. Where the writer lock is not free by then, it matters whether others have the
@@ -291,6 +292,5 @@ def _at_exit() -> None:
             held.save_or_report()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent)
+at_fork(before=_before_fork, after_in_parent=_after_in_parent)
 atexit.register(_at_exit)

@@ -37,7 +37,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from rtstore.forks import no_fork
+from rtstore.forks import at_fork, no_fork
 
 PATIENCE_S = 10.0
 """In seconds. A fork waits this long for the transactions of other threads, which take ms."""
@@ -502,10 +502,7 @@ def _keep_for_ever(*inherited: object) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-    )
+at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
