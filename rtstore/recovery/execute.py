@@ -47,16 +47,12 @@ from rtstore.errors import (
     InvalidRequestError,
     RecoveryFailedError,
     RuntimeStoreError,
-    StorageError,
-    UnsafePathError,
     WrongTeamError,
     cause_of,
 )
-from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.owners import cause_explained
-from rtstore.files.paths import check_directory, runtime_directory_at, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
+from rtstore.files.paths import runtime_directory_at, store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.decide import (
@@ -91,6 +87,7 @@ from rtstore.recovery.intentions import (
     intended,
 )
 from rtstore.recovery.rebuilders import REBUILD_KINDS, Rebuilding
+from rtstore.recovery.sweep import Sweeper
 
 logger = logging.getLogger("rtstore.recovery")
 
@@ -169,6 +166,7 @@ class Recovery:
         self._fs = fs
         self._inspector: FileInspector = planner.inspector
         self._directory: Path = planner.inspector.directory
+        self._sweeper = Sweeper(registry, database, publisher, self._directory, fs)
         self.files_before: Mapping[str, str] = {}
         """While an opening gives stores other files than the directory remembers: those."""
 
@@ -189,7 +187,7 @@ class Recovery:
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
-        is_tidy = not self._stray_files() and not self._files_back()
+        is_tidy = self._sweeper.is_tidy()
         if not self._safe(plan) and not interrupted and is_tidy:
             return None
         with self._lock.hold():
@@ -548,7 +546,7 @@ class Recovery:
         """Return why a file is left alone, or None. Without an entry it would be removed: so only a
         file goes whose bytes the database has, or one of a deleted store that a batch wrote."""
         if entry is None:
-            if self._is_back(file):
+            if self._sweeper.is_back(file):
                 return None  # a copy is kept where the database has not the bytes any more
             if self._database.read(partial(batches.is_written, schema_name=file.schema_name)):
                 return "a batch on record wrote it, and none deleted it: only its entry is gone"
@@ -557,22 +555,6 @@ class Recovery:
             return None if foreign is None else why
         is_there = self._database.read(partial(contents.has_content_of, entry=entry))
         return None if is_there else _NOT_IN_DATABASE
-
-    def _is_back(self, file: StoreFile) -> bool:
-        """Return whether a file is, byte for byte, what a batch wrote to a store that was deleted
-        since: its removal was not on the medium yet. Or it is what another store left there."""
-        found, name = self._publisher.found_hash(file), file.schema_name
-        if found is None:
-            return False
-
-        def is_of_batch(connection: Connection) -> bool:
-            if batches.was_deleted(connection, name, found):
-                return True
-            is_written = batches.is_written(connection, name)
-            path = file.relative_path
-            return not is_written and batches.wrote_for_another(connection, name, path, found)[0]
-
-        return self._database.read(is_of_batch)
 
     def _make_entry(self, action: RecoveryAction) -> RecoveryStep:
         """Make the lost entry of a store again. What its file is, the next plan says."""
@@ -742,6 +724,10 @@ class Recovery:
         inspection, _ = self._look(self._registry.get(action.schema_name))
         return self._inspector.is_behind_a_link(inspection)
 
+    def _sweep(self) -> None:
+        if not self._open_batches():
+            self._sweeper.sweep()
+
     def _open_batches(self) -> list[LoggedBatch]:
         """Return the open batches that can be completed, oldest first."""
         return [item for item in self._database.read(batches.load_open) if item.has_contents]
@@ -763,89 +749,6 @@ class Recovery:
         """Do `_look` with the entry as it is once it is put right."""
         entry = self._database.read(partial(entry_once_right, schema_name=descriptor.schema_name))
         return self._inspector.inspect(descriptor, entry), entry
-
-    # --- temporary files ------------------------------------------------------------------------
-
-    def _stray_files(self) -> list[Path]:
-        """Return the temporary files in the folders of the stores and in quarantine. A living
-        writer has one at a time, so only under the lock are all of them of dead writers."""
-        folders = {self._directory}
-        with suppress_system_error(UnsafePathError):
-            check_folder(self._directory, self._fs)
-            folders.add(self._directory / QUARANTINE_DIRECTORY)
-        for descriptor in self._registry:
-            parent = descriptor.relative_path.rpartition("/")[0]
-            if not parent:
-                continue
-            with suppress_system_error(UnsafePathError):  # never remove files behind a link
-                name = descriptor.schema_name
-                folders.add(check_directory(self._directory, parent, name, self._fs))
-        found: list[Path] = []
-        for folder in sorted(folders):
-            with suppress_system_error():
-                found.extend(
-                    folder / name
-                    for name in self._fs.list_directory(folder)
-                    if durable.is_temporary(name)
-                )
-        return found
-
-    def _files_back(self) -> list[StoreFile]:
-        """Return the files that are back of deleted stores and that no descriptor names any more: a
-        loss of power took their removal back. (The plan has those that one names.)"""
-        gone = self._database.read(batches.list_gone, autocommit=True)
-        known = {item.relative_path for item in self._registry} if gone else set()
-        found: dict[str, StoreFile] = {}
-        for item in gone:
-            file = StoreFile(item.schema_name, ANY_VERSION, item.relative_path)
-            if item.relative_path in known:
-                continue
-            with suppress_system_error(RuntimeStoreError):
-                if self._publisher.found_hash(file) and self._is_ours(file):
-                    found[item.relative_path] = file
-        return list(found.values())
-
-    def _is_ours(self, file: StoreFile) -> bool:
-        foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
-        return foreign is None or self._is_back(file)
-
-    def _sweep(self) -> None:
-        """Remove temporary files, and those of deleted stores that are back, unless a batch is
-        open.
-
-        New versions in them are whole in the log. Old versions, replaced by an exchange, were
-        examined when their batch was completed; those of stores are examined now."""
-        if self._open_batches():
-            return
-        strays = self._stray_files()
-        files = self._store_files() if strays else {}
-        for path in strays:
-            try:
-                if path in files:
-                    self._publisher.on_stale_temp(path, files[path])
-                self._fs.unlink(path)
-            except FileNotFoundError:
-                continue
-            except system_error(StorageError) as error:
-                logger.warning("temporary file %s cannot be removed: %s", path, error)
-        for file in self._files_back():
-            try:
-                kept = self._publisher.quarantine.keep(file, None, None, None)
-                self._publisher.remove(file, Expected.after(kept, None))
-            except system_error(RuntimeStoreError) as error:
-                logger.warning("%s cannot be removed: %s", file.relative_path, error)
-
-    def _store_files(self) -> dict[Path, StoreFile]:
-        """Return the files of registered and committed stores, by their temporary paths."""
-        entries = self._database.read(manifest.load).entries
-        files = [StoreFile.of(descriptor) for descriptor in self._registry]
-        files += [StoreFile(item.schema_name, None, item.relative_path) for item in entries]
-        found = {}
-        for file in files:
-            with suppress(UnsafePathError):  # from a row that somebody changed
-                path = store_path(self._directory, file.relative_path)
-                found[durable.temporary_path(path)] = file
-        return found
 
 
 def _lets_restore(action: RecoveryAction) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from rtstore.control.sqlite.processes import listed
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, FindingBuilder, Level
+from rtstore.maintenance.doctor.permissions import make_accessible, permissions
 from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.maintenance.suggestions import (
@@ -20,7 +21,6 @@ from rtstore.maintenance.suggestions import (
     bring_back,
     foreign_wal_way,
     out_of_the_way,
-    owning_way,
     rebuild_command,
     rebuild_with_descriptors,
     say_renamed,
@@ -57,7 +57,7 @@ SPARE_BYTES = 16 << 20
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Return every finding, in the order of the checks."""
     checks = (
-        _database, _rows, _backup, _stores, _lock, _engine, _file_system, _space, _permissions,
+        _database, _rows, _backup, _stores, _lock, _engine, _file_system, _space, permissions,
         _settings, _quarantine, _stray_files, _sizes, _clock,
     )  # fmt: skip
     return tuple(finding for check in checks for finding in check(facts))
@@ -647,75 +647,13 @@ def _make_room(facts: Facts) -> Suggestion:
     )
 
 
-def _permissions(facts: Facts) -> Iterator[Finding]:
-    say = FindingBuilder(Check.PERMISSIONS)
-    well = True
-    if facts.others:
-        names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
-        yield say.red(f"of another user, and not to be changed by this one: {names}", _own(facts))
-        well = False
-    unreadable = [name for name in facts.unreadable if name not in facts.others]
-    if unreadable:
-        yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
-        well = False
-    told = (*unreadable, *(f"{name}/" for name in facts.others))
-    shut = [name for name in facts.shut_folders if name not in told]
-    if shut and not facts.is_read_only:
-        yield say.red(
-            f"this user may not write in {', '.join(shut)}: each batch that writes there fails",
-            _make_accessible(facts),
-        )
-        well = False
-    others = [found for found in facts.hindrances if found.kind is not HindranceKind.MODE]
-    for found in others:
-        if found.kind not in (HindranceKind.LOCK, HindranceKind.OWNER):  # told of already
-            yield say.red(found.problem, found.way)
-            well = False
-    if facts.is_read_only:
-        well = False
-    elif facts.not_writable and not facts.others and not others:
-        where = "here" if "." in facts.not_writable else ", ".join(facts.not_writable)
-        yield say.red(f"this user may not write {where}", _make_accessible(facts))
-        well = False
-    if facts.loose_modes:
-        yield say.yellow(
-            f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
-            Suggestion(
-                command=f"chmod -R go-rwx {shell_word(facts.directory)}",
-                why="closes it to everybody but its owner",
-            ),
-        )
-        well = False
-    if well:
-        yield say.green("for its owner alone, who may read and write")
-
-
-def _make_accessible(facts: Facts) -> Suggestion:
-    """Suggest a change of owner when the owner is wrong, else a change of modes."""
-    return _own(facts) if facts.others or facts.is_others else _open_up(facts)
-
-
 def _to_read(facts: Facts) -> Suggestion:
     """Suggest what makes a database readable. SQLite makes the index of a WAL before it reads it:
     that needs room, where nothing is wrong with owner and modes."""
     if facts.is_read_only:
         return _copy_elsewhere(facts)
     is_accessible = not (facts.others or facts.unreadable or facts.not_writable)
-    return _make_room(facts) if is_accessible and _is_full(facts) else _make_accessible(facts)
-
-
-def _own(facts: Facts) -> Suggestion:
-    """Everything to one user: see `owning_way`."""
-    return owning_way(
-        facts.directory, owner=facts.owner, user=facts.user, is_others=facts.is_others
-    )
-
-
-def _open_up(facts: Facts) -> Suggestion:
-    return Suggestion(
-        command=f"chmod -R u+rwX {shell_word(facts.directory)}",
-        why="gives its owner what is missing (as its owner, or root)",
-    )
+    return _make_room(facts) if is_accessible and _is_full(facts) else make_accessible(facts)
 
 
 def _copy_elsewhere(facts: Facts) -> Suggestion:
