@@ -1,7 +1,7 @@
 """The writer lock: one writer at a time per runtime directory, across threads and processes.
 
-It is an operating-system lock (flock, through the `filelock` package) on `runtime-store.lock`. It
-is released when its holder dies, so it is never stale, and its age means nothing. The file stays.
+It is a lock of the operating system (flock(2), from `fcntl`) on `runtime-store.lock`. It is
+released when its holder dies, so it is never stale, and its age means nothing. The file stays.
 Its text says who took the lock last, only for the message of a caller that waits.
 
 A file can be removed under its holder, and the next writer would lock another file. So the
@@ -31,9 +31,7 @@ import time
 import weakref
 from contextlib import suppress
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from rtstore.control.run_processes import is_stopped_pid
@@ -53,7 +51,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import move_aside_command
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.forks import at_fork, last_fork, may_be_inherited, no_fork
+from rtstore.forks import at_fork, last_fork, may_be_inherited
 from rtstore.model.times import format_time, parse_time, utc_now
 
 try:
@@ -72,14 +70,6 @@ _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 """Not blocking: opening any kind of file with this name, a pipe included, must not wait."""
 _DESCRIPTOR_FACTS = "/proc/self/fdinfo"  # Linux: with the locks of each descriptor
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
-
-
-@cache
-def _filelock() -> ModuleType:
-    """Return the package that locks. Whoever only looks does not wait for its import."""
-    with no_fork():
-        import filelock
-    return filelock
 
 
 class LockNotHeldError(AssertionError):
@@ -139,7 +129,7 @@ class Hold(io.FileIO):
         try:
             if directory is not None and not directory.closed:  # then there is fcntl
                 fcntl.flock(directory.fileno(), fcntl.LOCK_UN)
-            _filelock().unlock_descriptor(self.fileno())
+            fcntl.flock(self.fileno(), fcntl.LOCK_UN)
         except system_error():
             pass  # other code closed our descriptors
         except ValueError:
@@ -235,6 +225,16 @@ def _is_lock_on(path: str, number: int) -> bool:
 at_fork(after_in_child=_after_in_child)
 
 
+def _lock(descriptor: int) -> bool:
+    """Lock a file for this descriptor alone. Return False when another one has it. Raises
+    OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class WriterLock:
     """The writer lock of one runtime directory. Safe to share between threads; not re-entrant."""
 
@@ -262,6 +262,8 @@ class WriterLock:
         """
         self.refuse_read_only()
         self.refuse_reentry()
+        if fcntl is None:  # pragma: no cover - Windows
+            raise UnusableEngineError(self.path, "this system has no flock(2). Use another system.")
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
         hold: Hold | None = None
@@ -403,7 +405,7 @@ class WriterLock:
             self._open_directory(hold)
             if (
                 not may_be_inherited(forks)
-                and _filelock().lock_descriptor(hold.fileno(), blocking=False)
+                and _lock(hold.fileno())
                 and self._is_at_path(hold)
                 and self._lock_directory(hold)
             ):
@@ -431,9 +433,7 @@ class WriterLock:
         if hold.directory is None:
             return True
         try:
-            fcntl.flock(hold.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return _lock(hold.directory.fileno())
         except system_error():
             hold.directory.close()
             hold.directory = None

@@ -32,7 +32,7 @@ def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        **{name: version(name) for name in ("sqlalchemy", "pydantic", "filelock")},
+        **{name: version(name) for name in ("sqlalchemy", "pydantic")},
         "rtstore": _own_version(),
         **{name: peers.version_of(name) for name in peers.ALL},
     }

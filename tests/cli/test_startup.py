@@ -70,7 +70,6 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
     assert commands == {"rtstore.cli.commands.status"}
     spared = (
         "alembic",
-        "filelock",
         "jinja2",
         "rtstore.aio",
         "rtstore.cli.demo",

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
 from sqlalchemy import Connection
 
 from rtstore import (
@@ -33,7 +32,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
-from rtstore.control import batches, contents, manifest, revisions, runs
+from rtstore.control import batches, contents, lock, manifest, revisions, runs
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.files import durable, quarantine
 from rtstore.files.paths import store_path
@@ -576,7 +575,7 @@ def end_not_flushed() -> None:
 def no_lock() -> None:
     """Nobody takes the writer lock."""
 
-    _replace(filelock, "lock_descriptor", lambda _, **__: True)
+    _replace(lock, "_lock", lambda _: True)
     _replace(WriterLock, "_lock_directory", lambda _, __: True)
     _replace(WriterLock, "is_held", lambda _: False)
 

@@ -53,7 +53,7 @@ def test_the_wheel_says_what_it_needs(installed: Installed) -> None:
     assert headers["Requires-Python"] == ">=3.11"
     needed = [each for each in headers.get_all("Requires-Dist", []) if "extra ==" not in each]
     assert {each.partition(">=")[0] for each in needed} == {
-        "alembic", "filelock", "jinja2", "pydantic", "rich", "sqlalchemy", "typer",
+        "alembic", "jinja2", "pydantic", "rich", "sqlalchemy", "typer",
     }  # fmt: skip
     assert all(">=" in each for each in needed)
 

@@ -100,7 +100,6 @@ AMBIENT_TIME = {
 
 HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("rtstore.control.revisions",),
-    "filelock": ("rtstore.control.lock",),
     "fcntl": (
         "rtstore.control.sqlite.ground",
         "rtstore.files.new_directory",
