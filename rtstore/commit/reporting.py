@@ -76,7 +76,7 @@ class EventDispatcher:
 
     def is_heard(self, level: int) -> bool:
         """Return whether an observer, or the log at that level, listens."""
-        return self.on_event is not None or logger.isEnabledFor(level)
+        return self.on_event is not None or _is_logged(level)
 
     # --- under the lock: put into the queue -------------------------------------------------------
 
@@ -149,7 +149,7 @@ class EventDispatcher:
             self._tell(logging.INFO, self._not_ready(plan, check))
 
     def _tell(self, level: int, event: Event) -> None:
-        if logger.isEnabledFor(level):
+        if _is_logged(level):
             logger.log(level, "%s", event.message, extra=event.log_fields())
         if self.on_event is not None:
             tell_observer(self.on_event, event)
@@ -280,10 +280,20 @@ def _report(error: Exception, event: Event) -> None:
         (type(error), error, error.__traceback__),
         extra=event.log_fields(),
     )
-    if logger.isEnabledFor(logging.ERROR):
+    if _is_logged(logging.ERROR):
         logger.handle(record)
     if not _has_listeners() and logging.lastResort is not None:
         logging.lastResort.handle(record)
+
+
+def _is_logged(level: int) -> bool:
+    """Return whether the log takes a record of a level.
+
+    `Logger.isEnabledFor` may wait for the lock of `logging`. A fork takes that, and where an
+    exception of a signal handler cuts off the fork, nobody releases it. The caller may hold the
+    writer lock.
+    """
+    return level >= logger.getEffectiveLevel() and level > logger.manager.disable
 
 
 def _has_listeners() -> bool:

@@ -289,6 +289,24 @@ def test_an_observer_may_use_the_store(directory: Path) -> None:
     assert kinds == [("committed", 1), ("committed", 1)]
 
 
+def test_no_batch_waits_for_the_lock_of_logging(directory: Path) -> None:
+    """A fork that an exception of a signal handler cuts off leaves that locked for ever."""
+    with open_store(directory) as store:
+        write(store, LEASES, 1)
+        logging.getLogger("rtstore").manager._clear_cache()  # type: ignore[attr-defined]
+        done = threading.Event()
+
+        def work() -> None:
+            write(store, LEASES, 2)
+            done.set()
+
+        with logging._lock:  # type: ignore[attr-defined]
+            thread = threading.Thread(target=work)
+            thread.start()
+            assert done.wait(60)
+        thread.join()
+
+
 def test_threads_that_share_a_store_lose_no_event(directory: Path) -> None:
     """Eight threads, each with its batches and edits of others on the way: every batch is told of
     once."""
