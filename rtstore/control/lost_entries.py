@@ -100,9 +100,15 @@ def put_right(connection: Connection, schema_name: str) -> None:
 
 def as_written(connection: Connection, entry: ManifestEntry) -> ManifestEntry:
     """Return an entry with the version, hash, size and time that its batch wrote. The file that it
-    names, and its run, stay."""
-    write = _WRITE.first(connection, name=entry.schema_name, number=entry.batch_number)
-    columns = ("schema_version", "content_hash", "file_size", "mtime_ns")
+    names, and its run, stay. Its batch is the last one that wrote the store: where the entry names
+    an earlier one, that was altered, too."""
+    name = entry.schema_name
+    number = max(entry.batch_number, batches.last_written(connection, name))
+    write = _WRITE.first(connection, name=name, number=number)
+    columns = (
+        "schema_version", "content_hash", "file_size", "mtime_ns", "batch_number",
+        "last_write_receipt_id",
+    )  # fmt: skip
     written = {column: write[column] for column in columns} if write else {}
     return ManifestEntry.model_validate({**entry.model_dump(), **written})
 

@@ -30,6 +30,8 @@ CHANGES = {
     "another hash": "content_hash = substr(content_hash, 1, 70) || "
     "CASE substr(content_hash, 71) WHEN '0' THEN '1' ELSE '0' END",
     "another version": "schema_version = schema_version + 1",
+    "an earlier batch": "batch_number = (SELECT min(batch_number) FROM batch_writes AS written "
+    "WHERE written.schema_name = manifest_entries.schema_name)",
     "all of that": "file_size = 0, schema_version = 9, content_hash = 'sha256:' || "
     "printf('%064d', 0)",
 }
