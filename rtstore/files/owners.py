@@ -71,12 +71,21 @@ def is_mount_point(path: Path) -> bool:
     return any(mount.path == real for mount in mounts())
 
 
+def may(path: str | os.PathLike[str], needed: int) -> bool:
+    """Return whether this process may read, write or search a path (`os.R_OK`, `W_OK`, `X_OK`), as
+    its effective user and with its capabilities: `os.access` alone asks for the real user."""
+    return os.access(path, needed, effective_ids=os.access in os.supports_effective_ids)
+
+
 def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
     """Yield those `names` (relative to a directory) that this user cannot read and write, because
-    somebody else owns them. The directory itself belongs to this user."""
+    somebody else owns them. The directory itself belongs to this user. Nothing can be written on a
+    file system that is mounted read-only, whoever owns it."""
     for name, path, found in _there(directory, names):
-        if found.st_uid != os.geteuid() and not os.access(path, _needed(found)):
-            yield name
+        if found.st_uid != os.geteuid() and not may(path, _needed(found)):
+            closed = _needed(found) & ~os.W_OK if is_read_only(Path(path)) else 0
+            if not closed or not may(path, closed):
+                yield name
 
 
 def _there(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str, os.stat_result]]:
@@ -104,7 +113,7 @@ def closed_by_mode(directory: Path, names: Iterable[str]) -> Iterator[str]:
             continue
         needed = _needed(found) if stat.S_ISDIR(found.st_mode) else os.R_OK
         granted = found.st_mode >> 6  # those of its owner, in the order of os.access
-        if needed & ~granted and not os.access(path, needed):
+        if needed & ~granted and not may(path, needed):
             yield name
 
 
@@ -123,7 +132,7 @@ def is_immutable(path: Path) -> bool:
     Asks no descriptor, for closing one of the database would drop locks: it is immutable when it
     cannot be written although its mode, its owner and its file system allow it.
     """
-    if os.access(path, os.W_OK):
+    if may(path, os.W_OK):
         return False
     try:
         found = os.lstat(path)
@@ -151,7 +160,7 @@ def why_forbidden(directory: Path) -> str | None:
         uid = os.stat(directory).st_uid
     except system_error():
         return None
-    if uid == os.geteuid() or os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+    if uid == os.geteuid() or may(directory, os.R_OK | os.W_OK | os.X_OK):
         return None
     return (
         f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
@@ -203,7 +212,7 @@ def _whose_folder(path: Path) -> str | None:
     """Return what `whose` does of the folder of a file of this user's, where that lets this user
     change nothing."""
     folder = path.absolute().parent
-    return None if os.access(folder, os.W_OK | os.X_OK) else whose(folder)
+    return None if may(folder, os.W_OK | os.X_OK) else whose(folder)
 
 
 def folder_to_write(directory: Path, folder: str) -> Path | None:
@@ -253,7 +262,7 @@ def closed_to_its_owner(path: Path) -> str | None:
             if is_folder:
                 needed = _needed(found) if needs_all else os.X_OK
             mode = stat.S_IMODE(found.st_mode)
-            if needed & ~(mode >> 6) and not os.access(candidate, needed):
+            if needed & ~(mode >> 6) and not may(candidate, needed):
                 return (
                     f"The mode of {candidate} ({mode:03o}) keeps its owner out. "
                     f"Run: chmod u+{'rwx' if is_folder else 'rw'} {shell_word(candidate)}"

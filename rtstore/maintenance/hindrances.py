@@ -21,6 +21,7 @@ from rtstore.files.owners import (
     is_mount_point,
     is_others,
     is_read_only,
+    may,
     mounts,
     not_changeable,
     owner,
@@ -163,7 +164,7 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
     shut = _shut(directory, folders, but_not={*closed, *fixed})
     for name, relative_path in stores.items():
         text = f"{real}/{relative_path}"
-        is_free = os.access(text, os.W_OK) or not os.access(text, os.F_OK)
+        is_free = may(text, os.W_OK) or not may(text, os.F_OK)
         if is_free and not mounted and not closed and not fixed and not shut:
             continue  # most often, and quickly
         if relative_path.rpartition("/")[0] in shut:
@@ -196,10 +197,10 @@ def _shut(directory: Path, folders: Iterable[str], but_not: Collection[Path]) ->
     the folder that its owner or its mode keeps shut; asked as that user."""
     shut = {}
     for folder in folders:
-        if os.access(directory / folder, os.W_OK | os.X_OK):
+        if may(directory / folder, os.W_OK | os.X_OK):
             continue
         path = folder_to_write(directory, folder)
-        if path is None or os.access(path, os.W_OK | os.X_OK) or is_others(directory):
+        if path is None or may(path, os.W_OK | os.X_OK) or is_others(directory):
             continue
         if _path(os.path.realpath(path)) not in but_not and not is_read_only(path):
             shut[folder] = path

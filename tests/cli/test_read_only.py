@@ -3,12 +3,14 @@ where nothing may be written."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from rtstore import Descriptor, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run, run_all
 from tests.cli.test_bad_input import _without_privileges
@@ -96,11 +98,11 @@ READINESS = {"status", "status of a folder", "watch", "plan", "doctor", "recover
 """What tells whether a runtime may start."""
 
 
-def _mounted_read_only(folder: Path) -> tuple[str, ...]:
+def _mounted_read_only(folder: Path, *options: str) -> tuple[str, ...]:
     """What runs a program that sees a folder on a read-only mount; the test is skipped where there
     are no such mounts."""
     script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-    before = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder))
+    before = ("unshare", *options, "--mount", "sh", "-c", script, str(folder))
     probe = (*before, "sh", "-c", 'test -d "$0" && ! touch "$0/probe" 2>/dev/null', str(folder))
     if shutil.which("unshare") is None or subprocess.run(probe, check=False).returncode:
         pytest.skip("a mount of one's own is not permitted here")
@@ -114,7 +116,7 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     The others say what they say elsewhere; what has to write says that it cannot, and leaves
     nothing."""
     directory = make(tmp_path)  # type: ignore[operator]
-    mounted = _mounted_read_only(tmp_path)
+    mounted = _mounted_read_only(tmp_path, "--map-root-user")
     elsewhere = {name: run(*words(name, directory), "--json").code for name in LOOKING}
     before: Picture = picture(tmp_path)
     writing = [["prune", directory, "--batches", "1"], ["recover", directory]]
@@ -132,6 +134,23 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     (doctor,) = run_all([["doctor", directory]], before=mounted)
     assert "mounted read-only" in doctor.out
     assert picture(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_folder_of_stores_on_a_read_only_mount(tmp_path: Path) -> None:
+    """No mode and no owner opens it: only the mount is named."""
+    directory, folder = tmp_path / "team", tmp_path / "team" / "sub"
+    with RuntimeStore.open(
+        directory, team_name="t", descriptors=[Descriptor("own.a", relative_path="sub/a.json")]
+    ) as store:
+        store.write_batch(identity=RunIdentity(run_id="run-1"), reason="why", writes={"own.a": 1})
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, 65_533, -1)  # root, who looks, is another user
+    (doctor,) = run_all([["doctor", directory]], before=_mounted_read_only(folder))
+    assert "mounted read-only" in doctor.out
+    assert doctor.code == ExitCode.NOT_READY
+    assert "chmod" not in doctor.out
+    assert "chown" not in doctor.out
 
 
 WRITE_ON = """

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from rtstore import (
 from rtstore.cli.exits import ExitCode
 from rtstore.files import system
 from rtstore.files.inspector import FileInspector
-from rtstore.files.owners import closed_by_mode, owner
+from rtstore.files.owners import closed_by_mode, may, owner
 from rtstore.maintenance.doctor.finding import Level
 from rtstore.maintenance.doctor.gather import examine
 from rtstore.maintenance.doctor.judge import diagnose
@@ -196,6 +197,47 @@ def test_what_its_owner_closed(directory: Path) -> None:
 
     as_user(looked_at)
     assert list(closed_by_mode(directory, names)) == []  # nothing is closed to root
+
+
+CAPABLE = """
+import sys
+from pathlib import Path
+from rtstore.files.owners import closed_by_mode, is_immutable, not_changeable
+folder = Path(sys.argv[1])
+assert not is_immutable(folder / "shut")
+assert not [*closed_by_mode(folder, ["shut"]), *not_changeable(folder, ["shut"])]
+(folder / "shut" / "made").touch()
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv")
+def test_what_a_capability_allows_is_not_called_closed(tmp_path: Path) -> None:
+    """A container may let another user than root write whatever the modes are; `access` alone asks
+    what the user could do without that."""
+    (tmp_path / "shut").mkdir(mode=0o500)
+    user = ["setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups"]
+    able = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    done = subprocess.run(
+        [*user, *able, sys.executable, "-c", CAPABLE, tmp_path],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if "setpriv" in done.stderr:
+        pytest.skip("capabilities cannot be given here")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_effective_user_is_asked(tmp_path: Path) -> None:
+    """A process may have given up its rights for a while (`seteuid`)."""
+    (tmp_path / "shut").mkdir(mode=0o700)
+    assert may(tmp_path / "shut", os.W_OK)
+
+    pid = os.fork()
+    if pid == 0:
+        os.seteuid(USER)
+        os._exit(may(tmp_path / "shut", os.W_OK))
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 LOG = Descriptor("own.log", relative_path="logs/log.json", criticality="diagnostic_only")

@@ -39,6 +39,7 @@ from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
+from rtstore.files.owners import may
 from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.maintenance.suggestions import ways_to_free
 from rtstore.model.decide import ENTRY_ALTERED, ENTRY_MISSING
@@ -238,7 +239,7 @@ def _in_the_way(store: RuntimeStore) -> str | None:
     does not count it: it is of this user, or of this moment."""
     database = store.directory / DATABASE_NAME
     needed = (store.directory, database, store.lock.path)
-    if not all(os.access(path, os.W_OK) for path in needed if os.path.exists(path)):
+    if not all(may(path, os.W_OK) for path in needed if os.path.exists(path)):
         return "this user may not write here"
     if sql_writer(database) is None:
         return None

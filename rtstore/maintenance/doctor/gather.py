@@ -59,6 +59,8 @@ from rtstore.files.owners import (
     folder_to_write,
     is_immutable,
     is_others,
+    is_read_only,
+    may,
     mounts,
     not_changeable,
     owner,
@@ -563,7 +565,7 @@ def _closed_quarantine(directory: Path) -> dict[str, Any]:
     elif is_immutable(folder):
         why = "somebody made it immutable (chattr)"
         command = as_root(f"chattr -i {shell_word(folder)}")
-    elif found.st_uid == os.geteuid() and not os.access(folder, os.W_OK | os.X_OK):
+    elif found.st_uid == os.geteuid() and not may(folder, os.W_OK | os.X_OK):
         why, command = "its mode lets nobody write there", f"chmod u+rwx {shell_word(folder)}"
     else:
         return {}
@@ -780,7 +782,7 @@ def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
 def _not_writable(directory: Path) -> Iterator[str]:
     for name in (".", *ALWAYS_WRITTEN):
         path = directory / name
-        if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        if os.path.exists(path) and not may(path, os.R_OK | os.W_OK):
             yield name
 
 
@@ -790,7 +792,7 @@ def _shut_folders(directory: Path, descriptors: Iterable[Descriptor]) -> Iterato
     folders = {item.relative_path.rpartition("/")[0] for item in descriptors} - {""}
     needed = {folder_to_write(directory, folder) for folder in folders} - {None}
     for path in sorted(path for path in needed if path is not None):
-        if not os.access(path, os.W_OK | os.X_OK) and not is_immutable(path):
+        if not (may(path, os.W_OK | os.X_OK) or is_immutable(path) or is_read_only(path)):
             yield f"{path.relative_to(directory)}/"
 
 
@@ -848,12 +850,12 @@ def _closed_folders(directory: Path, files: Iterable[Path]) -> Iterator[str]:
     """Yield the folders of files that are closed, below the directory: what is in them cannot be
     looked at."""
     for folder in sorted({file.parent for file in files} - {directory}):
-        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        if os.path.isdir(folder) and not may(folder, os.R_OK | os.X_OK):
             yield f"{folder.relative_to(directory)}/"
 
 
 def _unreadable(paths: Iterable[Path]) -> Iterator[str]:
-    return (path.name for path in paths if _is_there(path) and not os.access(path, os.R_OK))
+    return (path.name for path in paths if _is_there(path) and not may(path, os.R_OK))
 
 
 def _size(path: Path) -> int:
