@@ -88,6 +88,19 @@ def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
                 yield name
 
 
+def not_replaceable(directory: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yield those files (relative to a directory) that somebody else owns, and that this user
+    cannot read, or cannot put another file in place of, though the folder may be written: it is
+    sticky, as /tmp is. The mode of the file itself keeps nobody from replacing it."""
+    user = os.geteuid()
+    for name, path, found in _there(directory, names):
+        if found.st_uid != user:
+            folder = os.stat(os.path.dirname(path))
+            is_kept = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
+            if is_kept or not may(path, os.R_OK):
+                yield name
+
+
 def _there(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str, os.stat_result]]:
     """Yield those names that are there and no links, with their paths and states."""
     for name in names:

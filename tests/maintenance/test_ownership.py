@@ -87,6 +87,9 @@ def chown_all(directory: Path) -> None:
         os.chown(path, USER, GROUP)
 
 
+LOG = Descriptor("own.log", relative_path="logs/log.json", criticality="diagnostic_only")
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A runtime directory of the user's, where that user can get to. Everything that the user will
@@ -199,6 +202,33 @@ def test_what_its_owner_closed(directory: Path) -> None:
     assert list(closed_by_mode(directory, names)) == []  # nothing is closed to root
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [(0o777, False), (0o1777, True)])
+def test_a_file_of_somebody_elses_in_a_shared_folder(
+    directory: Path, mode: int, *, is_told: bool
+) -> None:
+    """A batch replaces it, whatever its own mode is: the doctor tells of it only where the folder
+    is sticky, and nobody may replace what is another's."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    chown_all(directory)
+    os.chown(directory / LOG.relative_path, 0, 0)
+    (directory / LOG.relative_path).chmod(0o644)
+    os.chown(directory / "logs", 0, 0)
+    (directory / "logs").chmod(mode)
+
+    def look() -> None:
+        found = "of another user" in run("doctor", directory).out
+        assert found is is_told
+        with RuntimeStore.open(directory) as store:
+            if is_told:
+                with pytest.raises(BatchFailedError):
+                    write(store, LOG.schema_name, 2)
+            else:
+                write(store, LOG.schema_name, 2)
+
+    as_user(look)
+
+
 CAPABLE = """
 import sys
 from pathlib import Path
@@ -238,9 +268,6 @@ def test_the_effective_user_is_asked(tmp_path: Path) -> None:
         os.seteuid(USER)
         os._exit(may(tmp_path / "shut", os.W_OK))
     assert os.waitpid(pid, 0)[1] == 0
-
-
-LOG = Descriptor("own.log", relative_path="logs/log.json", criticality="diagnostic_only")
 
 
 def _shut(directory: Path, how: str) -> str:

@@ -63,6 +63,7 @@ from rtstore.files.owners import (
     may,
     mounts,
     not_changeable,
+    not_replaceable,
     owner,
     this_user,
 )
@@ -692,17 +693,20 @@ def _is_of(directory: Path, record: Backup) -> bool:
 
 
 def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
-    """Yield the paths that belong to the store and are owned by another user."""
-    inside = [str(file.relative_to(directory)) for file in files]
-    inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
+    """Yield the paths that belong to the store, are owned by another user, and keep this one from
+    what must be done with them."""
+    stores = [str(file.relative_to(directory)) for file in files]
+    inside = [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
     inside.append(QUARANTINE_DIRECTORY)
     with suppress_system_error():
         inside += [
             f"{QUARANTINE_DIRECTORY}/{name}"
             for name in sorted(os.listdir(directory / QUARANTINE_DIRECTORY))
         ]
-    folders = {str(parent) for path in inside for parent in PurePath(path).parents} - {"."}
+    paths = (*stores, *inside)
+    folders = {str(parent) for path in paths for parent in PurePath(path).parents} - {"."}
     yield from not_changeable(directory, dict.fromkeys((*sorted(folders), *inside)))
+    yield from not_replaceable(directory, stores)
 
 
 def _linked(path: Path) -> Iterator[Path]:
