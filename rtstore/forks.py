@@ -67,9 +67,12 @@ def last_fork() -> int:
 
 
 def may_be_inherited(since: int) -> bool:
-    """Return whether a child may have a descriptor that this thread has opened since `last_fork`
-    returned `since`, and noted where a child finds it to close it: a fork happened since, or is
-    about to happen."""
+    """Return whether a forked child may have a descriptor and not know it.
+
+    Call `last_fork` for `since`, open the descriptor, note it for the handler in the child, and
+    then ask. The answer is yes where a fork happened since, or is about to happen: that child may
+    have been forked before the note.
+    """
     return since != _last[0] or any(
         time.monotonic() - began_at < FORK_S_MAX for began_at in list(_imminent.values())
     )

@@ -87,7 +87,7 @@ from rtstore.model.records import (
 from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp, parse_time, utc_now
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 from rtstore.store import RuntimeStore
 
 if TYPE_CHECKING:
@@ -343,6 +343,15 @@ def shown(path: Path) -> Path:
         return path.relative_to(Path.cwd())
     except (ValueError, OSError):
         return path
+
+
+def way_back(directory: Path, before: Manifest, schema_name: str) -> str | None:
+    """Return the command that commits again what was committed for a store in an earlier manifest;
+    None where nothing was."""
+    if before.entry(schema_name) is None:
+        return None
+    then = str(before.high_watermark)
+    return shell_command("rtstore", "revert", shown(directory), schema_name, "--to", then)
 
 
 @contextmanager

@@ -341,15 +341,30 @@ def test_a_child_that_is_forked_under_the_lock_has_no_part_in_it(tmp_path: Path)
         assert hear(process) == "7"
 
 
-JUST_OPENED = """
+CHILD = """
 from pathlib import Path
 from rtstore.control import lock as lock_module
 from rtstore.control.lock import LOCK_NAME, WriterLock
 import os
-directory, what, call, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-opened, lock = {"file": directory / LOCK_NAME, "directory": directory}[what], WriterLock(directory)
-lock.path.touch()
+directory, what, how, *call = Path(sys.argv[1]), *sys.argv[2:]
+lock = WriterLock(directory)
 reading, writing = os.pipe()
+
+def live_as_the_child():
+    os.close(writing)
+    os.read(reading, 1)  # until the parent has let the lock go
+    try:
+        lock.hold(5 if how == "library" else 0.2).release()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+"""
+
+JUST_OPENED = (
+    CHILD
+    + """
+opened = {"file": directory / LOCK_NAME, "directory": directory}[what]
+lock.path.touch()
 born, really_open = [], os.open
 
 def open_beside_a_fork(path, *flags):
@@ -357,19 +372,13 @@ def open_beside_a_fork(path, *flags):
     if Path(path) == opened and not born:
         born.append(os.fork())
         if not born[0]:
-            os.close(writing)
-            os.read(reading, 1)  # until the parent has let the lock go
-            try:
-                lock.hold(5 if how == "library" else 0.2).release()
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
+            live_as_the_child()
     return descriptor
 
 if how == "control":
     lock_module.may_be_inherited = lambda _: False
 os.open = open_beside_a_fork
-if call == "look":
+if call == ["look"]:
     assert not lock.is_held()
 else:
     with lock.hold():
@@ -377,6 +386,7 @@ else:
 os.close(writing)
 say(os.waitstatus_to_exitcode(os.waitpid(born[0], 0)[1]))
 """
+)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -388,18 +398,13 @@ def test_a_child_that_is_forked_just_when_a_descriptor_is_opened_has_no_part_in_
 ) -> None:
     """Another thread may fork before the descriptor is noted as one that a child has to close. It
     does not become a lock: the child would keep it, and wait for itself."""
-    with forked(JUST_OPENED, tmp_path, what, call, how) as process:
+    with forked(JUST_OPENED, tmp_path, what, how, call) as process:
         assert hear(process) == code
 
 
-JUST_CLOSED = """
-from pathlib import Path
-from rtstore.control import lock as lock_module
-from rtstore.control.lock import WriterLock
-import os
-directory, what, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-lock = WriterLock(directory)
-reading, writing = os.pipe()
+JUST_CLOSED = (
+    CHILD
+    + """
 hold = lock.hold()
 number = {"file": hold, "directory": hold.directory}[what].fileno()
 kept = os.dup(number)
@@ -410,17 +415,12 @@ if how == "control":
     lock_module._is_lock_on = lambda *_: False
 child = os.fork()
 if not child:
-    os.close(writing)
-    os.read(reading, 1)  # until the parent has let the lock go
-    try:
-        lock.hold(5 if how == "library" else 0.2).release()
-    except BaseException:
-        os._exit(1)
-    os._exit(0)
+    live_as_the_child()
 os.close(number)
 os.close(writing)
 say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="the system does not tell")

@@ -19,13 +19,12 @@ from rtstore.cli.snapshot import (
     look_at,
     open_to_look,
     schema_name_of,
-    shown,
+    way_back,
 )
 from rtstore.commit.adopt import last_identity
 from rtstore.errors import InvalidRequestError
 from rtstore.model.data_upgrade import waits_for_upgrade
 from rtstore.model.records import Batch, Record
-from rtstore.shell import shell_command
 from rtstore.store import RuntimeStore
 
 RunId = Annotated[
@@ -98,11 +97,7 @@ def run(
         model_was_checked = _has_model(store, name)
         contradictions = [it for it in store.invariant_failures() if it not in contradicted]
         look = look_at(store)
-    undo = None
-    if before.entry(name) is not None:
-        undo = shell_command(
-            "rtstore", "revert", shown(directory), name, "--to", str(before.high_watermark)
-        )
+    undo = way_back(directory, before, name)
     report = AdoptReport(
         directory=str(directory),
         schema_name=name,

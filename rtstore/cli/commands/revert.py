@@ -19,12 +19,11 @@ from rtstore.cli.snapshot import (
     look_at,
     open_to_look,
     schema_name_of,
-    shown,
+    way_back,
 )
 from rtstore.cli.versions import AT, named, point_of
 from rtstore.model.records import Batch, Record
 from rtstore.model.times import format_time
-from rtstore.shell import shell_command
 from rtstore.store import RuntimeStore
 
 
@@ -69,11 +68,7 @@ def run(
         batch = store.revert(name, to=version.batch_id)
         contradictions = [it for it in store.invariant_failures() if it not in contradicted]
         look = look_at(store)
-    undo = None
-    if before.entry(name) is not None:
-        undo = shell_command(
-            "rtstore", "revert", shown(directory), name, "--to", str(before.high_watermark)
-        )
+    undo = way_back(directory, before, name)
     report = RevertReport(
         directory=str(directory),
         schema_name=name,
