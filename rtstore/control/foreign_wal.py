@@ -117,9 +117,11 @@ def _in_counters(wal: _Wal, header: bytes, firsts: list[bytes]) -> str | None:
     counter = int.from_bytes(header[_COUNTER])
     counters = [int.from_bytes(page[_COUNTER]) for page in firsts]
     at = f"and the database is at change {counter}"
-    if counter > max(counters):
-        return f"the WAL ends at change {max(counters)}, {at}"
     # A frame counts only if all before it are whole. Their sums are slow, and seldom asked for.
+    if counter > max(counters):
+        read = wal.versions_of(1, wal.committed())
+        last = max((int.from_bytes(page[_COUNTER]) for page in read), default=counter)
+        return f"the WAL ends at change {last}, {at}" if counter > last else None
     if counter < counters[0] - 1 and wal.is_valid_to_page_1():
         return f"the WAL goes on from change {counters[0] - 1}, {at}"
     return None
@@ -286,33 +288,48 @@ class _Wal:
         """Yield what was written since the WAL was begun anew: with its salts, in its order."""
         if self._order is None or not _SECTOR <= self.page_size <= 1 << 16:
             return
-        at, salts = _HEADER_BYTES, self.header[16:24]
-        while len(frame := os.pread(file, _FRAME_BYTES, at)) == _FRAME_BYTES:
+        at, salts, end = _HEADER_BYTES, self.header[16:24], os.fstat(file).st_size
+        while at + _FRAME_BYTES + self.page_size <= end:  # a kill leaves the last one incomplete
+            frame = os.pread(file, _FRAME_BYTES, at)
             if frame[8:16] == salts:
                 yield _Frame(int.from_bytes(frame[:4]), at + _FRAME_BYTES)
             at += _FRAME_BYTES + self.page_size
 
-    def versions_of(self, page: int) -> list[bytes]:
-        """Return every version of a page, in their order."""
+    def versions_of(self, page: int, frames: list[_Frame] | None = None) -> list[bytes]:
+        """Return every version of a page in all frames, or in these, in their order."""
+        among = self.frames if frames is None else frames
         with self._path.open("rb", buffering=0) as file:
-            found = (frame.at for frame in self.frames if frame.page == page)
+            found = (frame.at for frame in among if frame.page == page)
             return [os.pread(file.fileno(), self.page_size, at) for at in found]
 
     def is_valid_to_page_1(self) -> bool:
         """Return whether the sums of all frames until the first version of page 1 are right."""
+        return any(frame.page == 1 for frame, _ in self._whole())
+
+    def committed(self) -> list[_Frame]:
+        """Return the frames that SQLite reads: whole ones, until the last that ends a transaction.
+        A crash leaves others behind them, of which any part may be missing."""
+        whole, until = [], 0
+        for frame, ends_transaction in self._whole():
+            whole.append(frame)
+            until = len(whole) if ends_transaction else until
+        return whole[:until]
+
+    def _whole(self) -> Iterator[tuple[_Frame, bool]]:
+        """Yield each frame until the first whose sum is wrong, and whether a transaction ends with
+        it."""
         found = struct.unpack_from(">II", self.header, 24)
         size = _FRAME_BYTES + self.page_size
         with self._path.open("rb", buffering=0) as file:
             for number, frame in enumerate(self.frames):
                 at = _HEADER_BYTES + number * size
                 whole = os.pread(file.fileno(), size, at)
+                if frame.at != at + _FRAME_BYTES:
+                    return  # a frame before it has other salts
                 found = self._sum(whole[_FRAME_BYTES:], self._sum(whole[:8], found))
-                # Another place: a frame before it has other salts.
-                if frame.at != at + _FRAME_BYTES or found != struct.unpack_from(">II", whole, 16):
-                    return False
-                if frame.page == 1:
-                    return True
-        return False
+                if found != struct.unpack_from(">II", whole, 16):
+                    return
+                yield frame, any(whole[4:8])
 
     def _sum(self, content: bytes, before: tuple[int, ...]) -> tuple[int, ...]:
         first, second = before

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,15 @@ def _amid_a_checkpoint(database: bytes, wal: bytes, draw: random.Random) -> byte
     return bytes(found)
 
 
+def _amid_a_frame(wal: bytes, draw: random.Random) -> bytes:
+    """The WAL when a kill came between the two writes of a frame, its header and its page, or a
+    loss of power kept one of them, or a part."""
+    end = len(wal) - draw.choice([0, int.from_bytes(wal[8:12]), draw.randrange(9_000)])
+    if end <= 32 or draw.random() < 0.5:
+        return wal
+    return wal[:end] + bytes(draw.choice([0, len(wal) - end]))
+
+
 @pytest.mark.parametrize("number", breadth.params(range(3), normal=[0]))
 def test_a_crash_is_never_refused(tmp_path: Path, number: int) -> None:
     """Whatever was done to the database, and wherever the crash came."""
@@ -275,7 +285,7 @@ def test_a_crash_is_never_refused(tmp_path: Path, number: int) -> None:
             if len(wal) < 100 or draw.random() < 0.5:
                 continue
             dead.mkdir()
-            (dead / WAL).write_bytes(wal)
+            (dead / WAL).write_bytes(_amid_a_frame(wal, draw))
             # As SQLite has it, without a plain close of the file that it has open here.
             content = b"".join(idle.pieces(path, 1 << 20))
             (dead / DATABASE_NAME).write_bytes(_amid_a_checkpoint(content, wal, draw))
@@ -283,3 +293,23 @@ def test_a_crash_is_never_refused(tmp_path: Path, number: int) -> None:
             assert foreign_wal.problem_of_wal(dead / DATABASE_NAME) is None
             shutil.rmtree(dead)
     assert looked > 10
+
+
+CUTS = (0, 8, 24, 24 + 60, 24 + 4_095)  # before a frame, in its header, behind that, in its page
+
+
+def test_a_kill_between_the_two_writes_of_a_frame(directory: Path) -> None:
+    """SQLite writes the header of a frame, and then its page. Where the database grows, that is
+    page 1, which has the change counter; until all of it is there, nothing in it counts."""
+    living = shutil.copytree(directory, directory.with_name("living"))
+    path = directory / DATABASE_NAME
+    with RuntimeStore.open(living) as store:
+        for number in range(3):
+            write(store, LEASES, {"n": number, "text": f"{number}" * 20_000})
+        wal = (living / WAL).read_bytes()
+    pages = [int.from_bytes(wal[at : at + 4]) for at in range(32, len(wal), 24 + 4096)]
+    assert 1 in pages, "the control: no batch makes the database grow"
+    for frame in range(len(pages)):
+        for cut, zeros in product(CUTS, (0, 24 + 4_096)):  # zeros: the power was lost
+            (directory / WAL).write_bytes(wal[: 32 + frame * (24 + 4096) + cut] + bytes(zeros))
+            assert foreign_wal.problem_of_wal(path) is None, (frame, pages[frame], cut, zeros)
