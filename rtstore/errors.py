@@ -964,8 +964,9 @@ class DatabaseFailedError(StopError):
     """A commit of the database failed earlier in this process, in a flush or in a write, so this
     process writes no more.
 
-    After a failed flush the operating system may have dropped what was written. Only a new process,
-    which reads everything again, can know what is there.
+    After a failed flush the operating system may have dropped what was written, and its memory may
+    hold what the medium does not. Only a new process can go on: it opens everything again, and
+    writes all of the write-ahead log (WAL) anew before it adds to it.
     """
 
     def __init__(self, path: Path, cause: str) -> None:

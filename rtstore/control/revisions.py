@@ -28,7 +28,8 @@ from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle, processes
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.held import known_elsewhere
-from rtstore.control.sqlite.statements import driver_of
+from rtstore.control.sqlite.left_wal import begin_behind_stored
+from rtstore.control.sqlite.statements import database_of, driver_of
 from rtstore.control.sqlite.translation import translate
 from rtstore.errors import (
     EMPTY,
@@ -531,7 +532,7 @@ class UnsureCommitError(StorageError):
 
 def begin_immediate(connection: Connection) -> None:
     """Begin a transaction that writes, for an engine that leaves that to its listeners."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    begin_behind_stored(driver_of(connection), database_of(connection))
 
 
 def _commit(connection: Connection, path: Path) -> None:

@@ -30,6 +30,7 @@ from rtstore.control.sqlite import changes, idle, sessions
 from rtstore.control.sqlite.changes import Watch
 from rtstore.control.sqlite.ground import Ground, Names
 from rtstore.control.sqlite.held import Held, refuse_older
+from rtstore.control.sqlite.left_wal import begin_behind_stored
 from rtstore.control.sqlite.sessions import Identity, Session
 from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code, explained, in_words
@@ -125,6 +126,8 @@ class Database:
         self._pool = self._held.pool
         self._names: Names = self._held.names
         self._made_wal = not os.path.exists(self._names.wal)
+        self._has_stored_wal = False
+        """Whether what others left in the WAL is on the medium for certain."""
         self._unclosed = weakref.finalize(self, Held.drop, self._held)
         self._unclosed.atexit = False
 
@@ -306,7 +309,11 @@ class Database:
                     if flush and self._held.lost is not None:
                         session = self._regain(session)
                 self._set_synchronous(session, flush=flush)
-                session.driver.execute("BEGIN IMMEDIATE")
+                if self._has_stored_wal:
+                    session.driver.execute("BEGIN IMMEDIATE")
+                else:
+                    begin_behind_stored(session.driver, self.path)
+                    self._has_stored_wal = True
                 self._check_revision(session.driver)
                 end.own(session)
                 return session.connection
