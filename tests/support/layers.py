@@ -115,6 +115,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.control.sqlite.copying",
         "rtstore.control.sqlite.engine",
         "rtstore.control.sqlite.held",
+        "rtstore.control.sqlite.left_wal",
         "rtstore.control.sqlite.sessions",
         "rtstore.control.sqlite.settings",
         "rtstore.control.sqlite.statements",
@@ -179,6 +180,10 @@ SQL_EXCEPTIONS = {
         "f'PRAGMA {name} = {value}'",
     ): "names and numbers of our own",
     ("rtstore/control/sqlite/engine.py", "f'PRAGMA {name}'"): "names of our own",
+    (
+        "rtstore/control/sqlite/left_wal.py",
+        "f'PRAGMA busy_timeout = {timeout_ms:d}'",
+    ): "a number that was read from the same pragma",
     (
         "rtstore/control/revisions.py",
         "f'PRAGMA application_id = {APPLICATION_ID}'",

@@ -18,13 +18,10 @@ import sqlite3
 from pathlib import Path
 
 from rtstore.errors import StorageError
-from rtstore.files.owned import close, open_descriptor
+from rtstore.files.system import write_anew
 from rtstore.foreign import system_error
 
 _NOTHING_BYTES = 32  # the header of a WAL, before its first page (sqlite.org/walformat.html)
-_PATIENCE_MS = 100
-_PIECE_BYTES = 1 << 20
-_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def begin_behind_stored(driver: sqlite3.Connection, database: Path) -> None:
@@ -38,7 +35,7 @@ def begin_behind_stored(driver: sqlite3.Connection, database: Path) -> None:
         is_stored = _has_nothing(wal) or _move(driver)
         driver.execute("BEGIN IMMEDIATE")
         if not is_stored:
-            _write_anew(wal)
+            write_anew(wal)  # nobody else adds to it during a transaction that writes
     except FileNotFoundError:
         pass  # somebody removed it, and its connections will find out
     except system_error() as error:
@@ -56,7 +53,7 @@ def _move(driver: sqlite3.Connection) -> bool:
     """Move the WAL into the database, and cut it. Return False where it is needed, or there is no
     room."""
     timeout_ms = driver.execute("PRAGMA busy_timeout").fetchone()[0]
-    driver.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+    driver.execute("PRAGMA busy_timeout = 100")  # who reads for longer is not waited for
     try:
         is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not is_busy
@@ -64,16 +61,3 @@ def _move(driver: sqlite3.Connection) -> bool:
         return False
     finally:
         driver.execute(f"PRAGMA busy_timeout = {timeout_ms:d}")
-
-
-def _write_anew(wal: str) -> None:
-    """Write all bytes of a WAL once more, where they are, and flush them. Readers see no
-    difference. Nobody else adds to it, or begins it anew, during a transaction that writes."""
-    descriptor = open_descriptor(wal, _FLAGS)
-    try:
-        at, size = 0, os.fstat(descriptor).st_size
-        while piece := os.pread(descriptor, min(_PIECE_BYTES, size - at), at):
-            at += os.pwrite(descriptor, piece, at)
-        os.fsync(descriptor)
-    finally:
-        close(descriptor)
