@@ -16,6 +16,7 @@ from rtstore.forks import no_fork
 from rtstore.shell import shell_word
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_NO_ATTRIBUTE = "user.rtstore.no-such-attribute"
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
@@ -131,11 +132,18 @@ def closed_by_mode(directory: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def is_read_only(path: Path) -> bool:
-    """Return whether a path is on a file system mounted read-only; False when unknown."""
+    """Return whether a path is on a file system mounted read-only, or one that an error made
+    read-only; False when unknown.
+
+    ext4 does not show the second in the flags of the mount: only who changes something is told.
+    """
     try:
-        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-    except system_error(AttributeError):
-        return False
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return True
+        os.removexattr(path, _NO_ATTRIBUTE)  # nobody has it: nothing changes
+    except system_error(AttributeError) as error:
+        return getattr(error, "errno", None) == errno.EROFS
+    return False
 
 
 def is_immutable(path: Path) -> bool:

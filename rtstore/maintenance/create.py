@@ -116,7 +116,8 @@ def make_or_upgrade(
         raise StorageError(
             directory,
             "the file system is mounted read-only: it can be looked at (read_only=True), and must "
-            "be mounted for writing before a runtime starts on it",
+            "be mounted for writing before a runtime starts on it (where an error of the disk made "
+            "it read-only, dmesg says so, and it must be checked first)",
             os.strerror(errno.EROFS),
         )
     with _in_its_own_words(directory):

@@ -3,6 +3,7 @@ where nothing may be written."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import Descriptor, RunIdentity, RuntimeStore
+from rtstore import Descriptor, RunIdentity, RuntimeStore, StartKind, StorageError
 from rtstore.cli.exits import ExitCode
+from rtstore.files.owners import is_read_only
 from tests.cli.commands import crashed_team, ready_team, run, run_all
 from tests.cli.test_bad_input import _without_privileges
 from tests.support import Picture, breadth, hear, picture
@@ -134,6 +136,37 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     (doctor,) = run_all([["doctor", directory]], before=mounted)
     assert "mounted read-only" in doctor.out
     assert picture(tmp_path) == before
+
+
+def test_a_file_system_that_an_error_made_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ext4 shows that in no flag of the mount, and refuses each change: everybody who is asked says
+    what they say of a read-only mount."""
+    directory = ready_team(tmp_path)
+
+    def refused(path: Path, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with RuntimeStore.open(directory) as store:
+        monkeypatch.setattr(os, "removexattr", refused, raising=False)
+        assert not store.check_readiness().ok
+        start = store.start_state("run-9")
+        assert (start.kind, "mounted read-only" in start.why) == (StartKind.REFUSE, True)
+    for command in ("status", "doctor"):
+        told = run(command, directory)
+        assert "mounted read-only" in told.out, command
+        assert "must mount" in told.out, command
+        assert told.code == ExitCode.NOT_READY, command
+    with pytest.raises(StorageError, match="mounted read-only: it can be looked at"):
+        RuntimeStore.open(directory)
+
+
+def test_asking_whether_a_mount_is_read_only_changes_nothing(tmp_path: Path) -> None:
+    """It asks for a change that there is nothing to make of: not even a time is another one."""
+    before = tmp_path.stat()
+    assert not is_read_only(tmp_path)
+    assert tmp_path.stat() == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -20,7 +20,7 @@ from rtstore.errors import (
     StatementRefusedError,
     StorageError,
 )
-from rtstore.files.owners import whose
+from rtstore.files.owners import is_read_only, whose
 from rtstore.foreign import system_error
 from rtstore.model.records import ROOM_FOR_NOTHING
 
@@ -82,7 +82,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code in _FORBIDDEN:
         if code == sqlite3.SQLITE_CANTOPEN and _has_no_descriptor():
             return StorageError(path, "too many files are open", cause)
-        if _is_mounted_read_only(path):
+        if is_read_only(path.parent):
             return StorageError(path, "its file system is mounted read-only", cause)
         owner = whose(path)
         return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
@@ -169,13 +169,6 @@ def _has_no_descriptor() -> bool:
     except system_error() as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)
     return False
-
-
-def _is_mounted_read_only(path: Path) -> bool:
-    try:
-        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
-    except system_error(AttributeError):
-        return False
 
 
 def error_code(error: DBAPIError | sqlite3.Error) -> int:

@@ -179,7 +179,7 @@ def examine(
         in_transaction=processes.in_transaction(path),
         engine=engine_version(),
         file_system=_file_system(directory),
-        is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
+        is_read_only=is_read_only(directory),
         hindrances=_hindrances(directory, descriptors, committed, state),
         committed_bytes=_read(path, database_bytes) if is_full and state in _READABLE else None,
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
