@@ -61,12 +61,10 @@ from rtstore.maintenance.hints import (
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.differences import is_same_json
-from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.invariants import PROVIDER
 from rtstore.model.records import (
     ActionKind,
     Batch,
-    BatchOrigin,
     BatchReason,
     Criticality,
     Hindrance,
@@ -85,7 +83,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.runs import RunRecord
-from rtstore.model.times import Timestamp, parse_time, utc_now
+from rtstore.model.times import Timestamp, utc_now
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
 from rtstore.shell import shell_command, shell_word
 from rtstore.store import RuntimeStore
@@ -232,7 +230,9 @@ class Look:
             manifest.without_descriptor(self.manifest.paths, store.descriptors)
         )
         """The committed stores that no descriptor names."""
-        self.newer_files = _newer_files(store, gathered, plan, rows)
+        self.newer_files = tuple(
+            gathered.findings[name].inspection.relative_path for name in plan.newer_stores
+        )
         self.newer_batches = _newer_batches(store)
         steps = next_steps(
             self.directory,
@@ -698,32 +698,6 @@ def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | 
     return frozenset(pair for logged in open_batches for pair in logged.planned)
 
 
-_OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
-
-
-def _newer_files(
-    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan, rows: _Rows
-) -> tuple[str, ...]:
-    """The store files that nobody in the database wrote, and that say that they were written after
-    the batch that is the last there. What a legacy runtime wrote besides its batches, and before
-    the import, is none of them."""
-    batch, imported_at = rows.last_batch, rows.head.imported_at
-    last = None if batch is None else batch.completed_at
-    if batch is None or last is None:
-        return ()
-    if batch.origin is BatchOrigin.IMPORTED and imported_at is not None:
-        last = max(last, parse_time(imported_at))
-    newer, inspector = [], FileInspector(store.directory)
-    for action in plan.actions:
-        is_newer = action.reason == InspectionState.FUTURE_SCHEMA
-        if action.reason in _OF_SOMEBODY or (is_newer and action.kind is ActionKind.QUARANTINE):
-            inspection = gathered.findings[action.schema_name].inspection
-            written_at = _written_at(inspector.read(inspection))
-            if written_at is not None and written_at > last:
-                newer.append(inspection.relative_path)
-    return tuple(newer)
-
-
 def _over_again(store: RuntimeStore, head: ManifestHead) -> str | None:
     """Return the command that takes over what a runtime of the old kind wrote after the import, or
     None where it wrote nothing."""
@@ -749,14 +723,6 @@ def _launched_run(store: RuntimeStore, found: Manifest) -> str | None:
         return None
     known = store.database.read(lambda connection: runs.find(connection, run_id))
     return run_id if known is None or not known.is_over else None
-
-
-def _written_at(content: bytes | None) -> datetime | None:
-    try:
-        written_at = None if content is None else decode(content).updated_at
-        return None if written_at is None else parse_time(written_at)
-    except (EnvelopeError, ValueError):
-        return None
 
 
 def _open_batches(gathered: PlanningInput, now: datetime) -> tuple[OpenBatch, ...]:

@@ -46,6 +46,7 @@ from rtstore.model.descriptors import (
 )
 from rtstore.model.records import (
     Batch,
+    BatchOrigin,
     BatchState,
     CommittedFile,
     LoggedBatch,
@@ -56,7 +57,7 @@ from rtstore.model.records import (
     Record,
     RunIdentity,
 )
-from rtstore.model.times import Clock, format_time, utc_now
+from rtstore.model.times import Clock, format_time, parse_time, utc_now
 
 READS_MAX = 5
 """How often rows that are not of one moment are read; after that, somebody has edited them."""
@@ -153,6 +154,22 @@ def is_of_one_moment(manifest: Manifest, last_number: int) -> bool:
     code of this process dropped the locks that keep the pages of a read transaction, by closing a
     file of the database: then read again."""
     return all(entry.batch_number <= last_number for entry in manifest.entries)
+
+
+def last_known_at(connection: Connection) -> datetime | None:
+    """Return the latest time that is known of the newest batch, whatever became of it; None without
+    one. What a later batch wrote is of a later time. The import of a batch is the latest time of
+    it, for a legacy runtime also wrote besides its batches."""
+    batch = batches.find_number(connection, batches.last_number(connection))
+    if batch is None:
+        return None
+    times = [batch.started_at, *(item.written_at for item in batch.receipts)]
+    times += [item.deleted_at for item in batch.deletions]
+    times += [] if batch.completed_at is None else [batch.completed_at]
+    if batch.origin is BatchOrigin.IMPORTED:
+        imported_at = load_head(connection).imported_at
+        times += [] if imported_at is None else [parse_time(imported_at)]
+    return max(times)
 
 
 def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:

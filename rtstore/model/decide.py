@@ -44,6 +44,7 @@ ENTRY_ALTERED = "entry_altered"
 """Reason of an action: the entry of a store is not what its batch wrote and the database has."""
 OF_ENTRY = (ENTRY_MISSING, ENTRY_ALTERED)
 """The reasons of actions that put an entry right, and touch no file."""
+NEWER = "Runtime store files say that they were written after the last batch of the database"
 MANIFEST_STORE = "opencode.launchState"
 """The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
@@ -109,6 +110,9 @@ class StoreFinding(NamedTuple):
     """Whether the entry itself is missing: somebody took it out of the manifest by hand."""
     entry_altered: bool = False
     """Whether somebody altered the entry: its batch and the content say something else."""
+    is_newer: bool = False
+    """Whether nobody in the database wrote the file, and it says that it was written after the last
+    batch there."""
     is_link: bool = False
     """Whether the path leads through a symbolic link. A person must judge the file behind it: it
     may be the newer version."""
@@ -157,6 +161,9 @@ def build_plan(
                 stale.append(difference)
         if message is not None:
             diagnostics.append(message)
+    newer = tuple(name for name in criticality if findings[name].is_newer)
+    if newer:
+        diagnostics.append(f"{NEWER}: {', '.join(newer)}")
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
     told = {*findings, *rolled_forward}
@@ -186,11 +193,14 @@ def build_plan(
         created_at=created_at,
         high_watermark=manifest.high_watermark,
         manifest_healthy=all(action.kind is ActionKind.NONE for action in actions),
-        readiness_impact=_impact(actions, criticality, manifest),
+        readiness_impact=(
+            ReadinessImpact.BLOCKED if newer else _impact(actions, criticality, manifest)
+        ),
         actions=tuple(actions),
         diagnostics=tuple(diagnostics),
         expected=expected,
         stale_stores=tuple(stale),
+        newer_stores=newer,
     )
 
 

@@ -24,7 +24,7 @@ from rtstore.foreign import fails_again, origin_of, says_of_data
 from rtstore.model import json_data
 from rtstore.model.payloads import PartialModel
 from rtstore.model.records import InspectionFault
-from rtstore.model.times import format_time
+from rtstore.model.times import format_time, parse_time
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -111,6 +111,15 @@ class _ExactStore(EncodedStore):
 
     def at(self, moment: datetime) -> bytes:  # noqa: ARG002 - the bytes include a time
         return self._head
+
+
+def written_at(content: bytes | None) -> datetime | None:
+    """Return the time that a store file says it was written at, or None where it says none."""
+    try:
+        found = None if content is None else decode(content).updated_at
+        return None if found is None else parse_time(found)
+    except (EnvelopeError, ValueError):
+        return None
 
 
 def content_hash(content: bytes) -> str:

@@ -646,6 +646,9 @@ class RecoveryPlan(Record):
     afterwards: tuple[RecoveryAction, ...] = Field(default=(), exclude=True)
     """What a recovery puts back once the entries are right that `actions` makes again or puts
     right: the file of such a store is held against its entry, and so it comes second."""
+    newer_stores: tuple[str, ...] = Field(default=(), exclude=True)
+    """The stores whose file says that it was written after the last batch that the database knows:
+    it may lack acknowledged batches, so a person must look before anything moves such a file."""
 
     @property
     def named_identity(self) -> RunIdentity | None:

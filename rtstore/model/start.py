@@ -51,6 +51,13 @@ _NOT_UPGRADED = (
     "it can be read and written over, and not updated or kept"
 )
 _REFUSED = "what is committed for {} is refused, and left out"
+_LOOK_FIRST = (
+    "look first: what is in the file of {} differs, and says that it was written after the last "
+    "batch that the database knows. If nobody edited it, the database is a copy from before, or "
+    "its WAL did not come along, and batches that were acknowledged are missing in it. A person "
+    "must put the newer database, its WAL or a back-up in its place (rtstore status), or decide: "
+    "rtstore adopt commits the file, rtstore recover moves it into quarantine"
+)
 _LINK = "the file of {} is a symbolic link, or behind one, and left out"
 _CLOSED = "the file of {} cannot be read, and is left out: rtstore doctor says what opens it"
 _FILE_REFUSED = "the file of {} is refused, and left out: a recovery puts it aside"
@@ -124,7 +131,14 @@ def start_state(
         and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (
-        _refuse(identity, known, manifest, wrong, hindrances)
+        _refuse(
+            identity,
+            known,
+            manifest,
+            wrong,
+            hindrances,
+            newer=[name for name in plan.newer_stores if name not in edited],
+        )
         or _leave_to_a_person(wrong, manifest, links)
         or _repair(wrong, failed, not_adoptable)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
@@ -214,6 +228,7 @@ def _refuse(
     manifest: Manifest,
     wrong: Sequence[RecoveryAction],
     hindrances: Sequence[Hindrance],
+    newer: Sequence[str],
 ) -> tuple[StartKind, str] | None:
     for hindrance in hindrances:
         command = hindrance.way.command
@@ -223,6 +238,8 @@ def _refuse(
         if action.reason == InspectionState.FUTURE_SCHEMA:
             why = f"{action.schema_name} was written by a newer program: start that one"
             return StartKind.REFUSE, why
+    if newer:  # what is said of runs may be of before, too
+        return StartKind.REFUSE, _LOOK_FIRST.format(", ".join(newer))
     if known is not None and known.is_over:
         how = f"was superseded by run {known.superseded_by}"
         if known.state is RunState.ENDED:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
-from rtstore.commit.in_doubt import step_of, take_to_their_end
+from rtstore.commit.in_doubt import newer_in_the_way, step_of, take_to_their_end
 from rtstore.commit.lost_entries import MADE_AGAIN
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
@@ -633,12 +633,15 @@ class Recovery:
     def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
         """Return the actions of an opening. A store without an entry and without a file may have
         been deleted: whether it comes back, a person decides. What is at the new path of a store
-        that this opening moves is no edit of the store, and makes way."""
+        that this opening moves is no edit of the store, and makes way. What says that it is newer
+        than all that the database knows is moved by nobody who was not asked to."""
         moved = self._moved(plan)
+        to_look_at = self._to_look_at(plan)
         safe = [
             _making_way(action) if action.schema_name in moved else action
             for action in plan.actions
-            if action.kind in SAFE_KINDS or action.schema_name in moved
+            if (action.kind in SAFE_KINDS or action.schema_name in moved)
+            and action.schema_name not in to_look_at
         ]
         if not _makes_entries(safe):
             return safe
@@ -648,6 +651,22 @@ class Recovery:
             for action in safe
             if action.reason != ENTRY_MISSING or action.schema_name in made
         ]
+
+    def _to_look_at(self, plan: RecoveryPlan) -> set[str]:
+        """Return the stores that an opening leaves to a person, as files are newer than the
+        database; all of the open batches, where one of these is in their way: they are finished
+        together."""
+        newer, rolled = (
+            set(plan.newer_stores),
+            [
+                action.schema_name
+                for action in plan.actions
+                if action.kind is ActionKind.ROLL_FORWARD
+            ],
+        )
+        if rolled and newer_in_the_way(self._open_batches(), self._publisher):
+            newer.update(rolled)
+        return newer
 
     def _moved(self, plan: RecoveryPlan) -> set[str]:
         """Return the stores of an opening whose file is there, though it was not theirs before; of

@@ -28,6 +28,7 @@ from rtstore.files.inspector import FileInspector
 from rtstore.model.arguments import check_new_id
 from rtstore.model.decide import REFUSED, StoreFinding, build_plan, with_afterwards
 from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import written_at
 from rtstore.model.ids import IdFactory, new_plan_id
 from rtstore.model.records import (
     BatchState,
@@ -234,6 +235,7 @@ class RecoveryPlanner:
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
             has_content = name in view.stores_with_content
+            is_ours = self._is_ours(inspection, entry, has_content=has_content)
             findings[name] = StoreFinding(
                 inspection=inspection,
                 content_in_database=has_content,
@@ -241,8 +243,9 @@ class RecoveryPlanner:
                 entry_missing=name in view.lost_entries,
                 entry_altered=name in view.altered_entries,
                 committed_is_refused=_is_refused(inspection, entry, planned),
+                is_newer=self._is_newer(inspection, view, is_ours=is_ours),
                 is_link=self.inspector.is_behind_a_link(inspection),
-                written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
+                written_by_another_batch=is_ours,
             )
         return findings
 
@@ -305,6 +308,21 @@ class RecoveryPlanner:
             if not was_healthy or inspection.state in REFUSED:
                 found[name] = inspection
         return found
+
+    def _is_newer(self, inspection: Inspection, view: RowsSnapshot, *, is_ours: bool) -> bool:
+        """Return whether a file that nobody in the database wrote says that it was written after
+        the last batch there."""
+        name, found = inspection.schema_name, inspection.content_hash
+        if is_ours or found is None or inspection.state is InspectionState.HEALTHY:
+            return False
+        entry = view.manifest.entry(name)
+        if entry is not None and entry.content_hash == found:
+            return False
+        if (name, found) in _planned(view.open_batches):
+            return False
+        at = written_at(self.inspector.read(inspection))
+        last = None if at is None else self._database.read(manifest.last_known_at)
+        return at is not None and last is not None and at > last
 
     def _is_ours(
         self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool

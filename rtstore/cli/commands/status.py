@@ -92,8 +92,8 @@ class StatusReport(Record):
     last_batch: CommittedBatch | None
     open_batches: tuple[OpenBatch, ...]
     newer_files: tuple[str, ...]
-    """Store files that differ and say that they were written after the last committed batch: the
-    database may lack acknowledged batches."""
+    """Store files that differ and say that they were written after the last batch of the database,
+    which may lack acknowledged batches."""
     backup: BackupSign | None
     """What the directory says of itself as a back-up; None when it is none."""
     lock_holder: str | None
