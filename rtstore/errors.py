@@ -500,8 +500,8 @@ class BatchUnfinishedError(RecoveryNeededError):
     """The batch is logged but was not completed here; opening the store completes it.
 
     `decided` is true when the log is known to be durable: the batch will happen. It is false when
-    the flush of the log, or a write to it, failed: the batch happens whole or not at all. Open the
-    store again, then look the batch up by its id.
+    the flush of the log, or a write to it, failed, or that of the record that the batch failed: it
+    happens whole or not at all. Open the store again, then look the batch up by its id.
     """
 
     def __init__(self, batch_id: str, cause: str, *, decided: bool, directory: Path) -> None:
@@ -512,7 +512,7 @@ class BatchUnfinishedError(RecoveryNeededError):
         outcome = (
             "Its outcome is decided: it is in the log, and recovery will complete it"
             if decided
-            else "Whether it is in the log is not known: it happens whole or not at all"
+            else "Its outcome is not known: it happens whole or not at all"
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "

@@ -326,10 +326,11 @@ class StoreReader:
                     if writer_lives:
                         return  # published, and about to be committed
                     if before == after:
+                        failure = self._database.failure
                         raise BatchUnfinishedError(
                             logged.batch.batch_id,
-                            "its writer died",
-                            decided=True,
+                            failure or "its writer died, or could not finish it",
+                            decided=failure is None,
                             directory=self._directory,
                         )
             if before == after and self._foreign_edits is ForeignEdits.IGNORE:

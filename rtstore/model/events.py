@@ -135,7 +135,7 @@ class BatchUnfinished(StoreEvent):
     @property
     def message(self) -> str:
         """One line of text for people."""
-        outcome = "it will be finished" if self.decided else "whether it is logged is not known"
+        outcome = "it will be finished" if self.decided else "its outcome is not known"
         return f"batch {self.batch_id} was not finished ({outcome}): {self.cause}"
 
     def log_fields(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,7 +23,9 @@ from rtstore import (
     DatabaseLostError,
     RuntimeStore,
     RuntimeStoreError,
+    StorageError,
 )
+from rtstore.commit.publisher import Publisher
 from rtstore.errors import RetryableError
 from tests.support import (
     CHECKPOINT,
@@ -303,6 +305,30 @@ def sql_lock(store: RuntimeStore) -> Iterator[Any]:
         other.close()
 
 
+def test_a_failure_that_may_be_recorded_leaves_the_outcome_unknown(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is in the log for certain. What its caller is told, and who reads one of its stores
+    in this process, is the same: it is not known whether it is recorded as failed, too."""
+
+    def no_flush(self: Publisher, *_: object) -> NoReturn:
+        self.database._failure = "a flush failed"
+        raise StorageError(self.database.path, "input/output error", "a flush failed")
+
+    monkeypatch.setattr(Publisher, "mark_failed", no_flush)
+    fs = WatchedFileSystem(
+        publishing(lambda number, *_: full(directory) if number == CALLS_PER_STORE else None)
+    )
+    unknown = "Its outcome is not known: it happens whole or not at all"
+    with open_without_recovery(directory, fs) as store:
+        with pytest.raises(BatchUnfinishedError, match=unknown) as caught:
+            write_all(store)
+        assert not caught.value.decided
+        with pytest.raises(BatchUnfinishedError, match=unknown) as caught:
+            store.read(LEASES)
+        assert (caught.value.decided, "died" in str(caught.value)) == (False, False)
+
+
 def test_a_failure_that_cannot_be_recorded_leaves_the_batch_decided(directory: Path) -> None:
     """Not recorded as failed, so it is in the log and goes forward: with the first batch that
     follows, or when the store is opened."""
@@ -323,6 +349,10 @@ def test_a_failure_that_cannot_be_recorded_leaves_the_batch_decided(directory: P
         assert "No space left" in caught.value.cause
         [*_, batch] = store.batches()
         assert batch.state is BatchState.PREPARING
+        # Its writer is this process, and lives.
+        with pytest.raises(BatchUnfinishedError, match="died, or could not finish") as caught:
+            store.read(LEASES)
+        assert (caught.value.batch_id, caught.value.decided) == ("batch-1", True)
     with open_store(directory) as store:
         assert store.manifest().last_committed_batch_id == "batch-1"
         assert [receipt.receipt_id for receipt in store.batches()[-1].receipts] == [

@@ -330,6 +330,16 @@ def test_stray_files_where_nothing_can_be_recovered(state: DatabaseState) -> Non
     assert "before the store can be opened, which removes them" in finding.ways[0].why
 
 
+def test_files_of_stores_that_nobody_can_name() -> None:
+    """Where the database cannot be read, they may be what is committed: nobody calls them stray."""
+    files = {"unknown_files": ("a.one.json",)}
+    read = found(Check.STRAY_FILES, **files)
+    assert read.sentence == "not of any store that this directory knows: a.one.json"
+    assert found(Check.STRAY_FILES, state=DatabaseState.FOREIGN, **files).sentence == (
+        "perhaps of stores, for the database cannot be asked: a.one.json"
+    )
+
+
 def test_a_link_to_a_sound_database() -> None:
     """It is brought back, its WAL first, before the history is given up."""
     finding = found(

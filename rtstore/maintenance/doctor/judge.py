@@ -740,6 +740,10 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (", ..." if names[5:] else "")
 
 
+_KNOWING = (DatabaseState.SOUND, DatabaseState.OLDER, DatabaseState.DAMAGED)
+"""The states of a database in which it was asked for its stores."""
+
+
 def _stray_files(facts: Facts) -> Iterator[Finding]:
     say = FindingBuilder(Check.STRAY_FILES)
     if facts.unregistered:
@@ -765,7 +769,11 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
         )
     if facts.unknown_files:
         names = ", ".join(facts.unknown_files)
-        yield say.yellow(f"not of any store that this directory knows: {names}")
+        yield say.yellow(
+            f"not of any store that this directory knows: {names}"
+            if facts.state in _KNOWING and facts.knows_descriptors
+            else f"perhaps of stores, for the database cannot be asked: {names}"
+        )
     elif not (is_left or facts.unregistered):
         yield say.green("none")
 
