@@ -129,7 +129,8 @@ def next_steps(
     elif over_again is not None and any(action.reason in _OF_SOMEBODY for action in free):
         steps.insert(0, _control_files_changed(over_again))
     elif newer_files:
-        steps.insert(0, _batches_may_be_missing(newer_files))
+        is_open = any(action.kind is ActionKind.ROLL_FORWARD for action in free)
+        steps.insert(0, _batches_may_be_missing(newer_files, is_open=is_open))
     steps += dict.fromkeys(_step(item) for item in hindrances if item.schema_name not in cleared)
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
@@ -320,15 +321,22 @@ def _control_files_changed(over_again: str) -> NextStep:
     )
 
 
-def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
+def _batches_may_be_missing(newer_files: Sequence[str], *, is_open: bool) -> NextStep:
+    """Return the step before all others. While a batch `is_open`, no adoption can be written."""
+    else_then = (
+        "have the files adopted: a recovery moves their content into quarantine"
+        if not is_open
+        else "recover, which finishes the open batch and moves their content into quarantine, and "
+        "have that put back (rtstore quarantine restore) and adopted"
+    )
     return NextStep(
         command=None,
         why=f"look first: what is in {', '.join(newer_files)} differs, and says that it was "
         "written after the last batch that the database knows. If nobody edited it, the database "
-        "is a copy from before, or its WAL (runtime-store.sqlite3-wal) did not come along, and "
-        "batches that were acknowledged are missing in it. Then stop the runtime, and put the "
-        "newer database or the WAL in its place, or a back-up. Where there is none, have the "
-        "files adopted: a recovery moves their content into quarantine",
+        "is a copy from before, or its WAL (runtime-store.sqlite3-wal) is spoiled or did not come "
+        "along, and batches that were acknowledged are missing in it. Then stop the runtime, and "
+        "put the newer database or the WAL in its place, or a back-up. Where there is none, "
+        f"{else_then}",
     )
 
 

@@ -54,9 +54,9 @@ _REFUSED = "what is committed for {} is refused, and left out"
 _LOOK_FIRST = (
     "look first: what is in the file of {} differs, and says that it was written after the last "
     "batch that the database knows. If nobody edited it, the database is a copy from before, or "
-    "its WAL did not come along, and batches that were acknowledged are missing in it. A person "
-    "must put the newer database, its WAL or a back-up in its place (rtstore status), or decide: "
-    "rtstore adopt commits the file, rtstore recover moves it into quarantine"
+    "its WAL is spoiled or did not come along, and batches that were acknowledged are missing in "
+    "it. A person must put the newer database, its WAL or a back-up in its place, or decide which "
+    "counts: rtstore status says how"
 )
 _LINK = "the file of {} is a symbolic link, or behind one, and left out"
 _CLOSED = "the file of {} cannot be read, and is left out: rtstore doctor says what opens it"

@@ -175,12 +175,19 @@ def test_no_opening_rolls_an_older_batch_over_newer_files(spoiled: Path) -> None
 
 
 def test_a_person_has_it_rolled_forward(spoiled: Path) -> None:
-    """What is newer is in quarantine then."""
+    """What is newer is in quarantine then, from where it comes back: so status says, for nothing
+    can be adopted while a batch is open."""
+    assert "finishes the open batch" in run("status", spoiled).out
     assert run("recover", spoiled).code == ExitCode.READY
     with opened(spoiled) as store:
         assert store.start_state("run-1").kind is StartKind.RESUME
         assert store.read(ONE).data == 3
-        assert len(store.quarantined_files()) == 2
+        for kept in store.quarantined_files():
+            store.restore_quarantined(kept.quarantine_number)
+        for name in (ONE, TWO):
+            store.adopt(name)
+        assert store.read(ONE).data == store.read(TWO).data == 4
+        assert store.check_readiness().ok
 
 
 def test_without_the_look_it_would(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
