@@ -230,9 +230,8 @@ class Look:
             manifest.without_descriptor(self.manifest.paths, store.descriptors)
         )
         """The committed stores that no descriptor names."""
-        self.newer_files = tuple(
-            gathered.findings[name].inspection.relative_path for name in plan.newer_stores
-        )
+        found = gathered.findings
+        self.newer_files = tuple(found[name].inspection.relative_path for name in plan.newer_stores)
         self.newer_batches = _newer_batches(store)
         steps = next_steps(
             self.directory,

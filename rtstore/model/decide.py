@@ -44,7 +44,8 @@ ENTRY_ALTERED = "entry_altered"
 """Reason of an action: the entry of a store is not what its batch wrote and the database has."""
 OF_ENTRY = (ENTRY_MISSING, ENTRY_ALTERED)
 """The reasons of actions that put an entry right, and touch no file."""
-NEWER = "Runtime store files say that they were written after the last batch of the database"
+_UNCOMMITTED = "Uncommitted runtime store batch detected: "
+_NEWER = "Runtime store files say that they were written after the last batch of the database"
 MANIFEST_STORE = "opencode.launchState"
 """The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
@@ -162,8 +163,7 @@ def build_plan(
         if message is not None:
             diagnostics.append(message)
     newer = tuple(name for name in criticality if findings[name].is_newer)
-    if newer:
-        diagnostics.append(f"{NEWER}: {', '.join(newer)}")
+    diagnostics.extend([f"{_NEWER}: {', '.join(newer)}"] if newer else ())
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
     told = {*findings, *rolled_forward}
@@ -175,12 +175,8 @@ def build_plan(
         for action in actions
         if action.rebuilder is not None
     )
-    for logged in open_batches:
-        batch_id = logged.batch.batch_id
-        diagnostics.append(f"Uncommitted runtime store batch detected: {batch_id}")
-        if not logged.has_contents:
-            name = OPEN_BATCH_STORE if OPEN_BATCH_STORE in criticality else NO_STORE
-            actions.append(_closing(name, batch_id))
+    diagnostics.extend(_UNCOMMITTED + item.batch.batch_id for item in open_batches)
+    actions.extend(_closings(open_batches, criticality))
     if manifest.team_name != team_name:
         diagnostics.append(
             f"Runtime store manifest belongs to team {manifest.team_name}, not {team_name}"
@@ -193,9 +189,7 @@ def build_plan(
         created_at=created_at,
         high_watermark=manifest.high_watermark,
         manifest_healthy=all(action.kind is ActionKind.NONE for action in actions),
-        readiness_impact=(
-            ReadinessImpact.BLOCKED if newer else _impact(actions, criticality, manifest)
-        ),
+        readiness_impact=_impact(actions, criticality, manifest, newer),
         actions=tuple(actions),
         diagnostics=tuple(diagnostics),
         expected=expected,
@@ -363,8 +357,13 @@ def passes_over(action: RecoveryAction, *, nothing_committed: bool) -> bool:
 
 
 def _impact(
-    actions: Sequence[RecoveryAction], criticality: Mapping[str, Criticality], manifest: Manifest
+    actions: Sequence[RecoveryAction],
+    criticality: Mapping[str, Criticality],
+    manifest: Manifest,
+    newer: Sequence[str],
 ) -> ReadinessImpact:
+    if newer:
+        return ReadinessImpact.BLOCKED
     impact = ReadinessImpact.NONE
     for action in actions:
         if action.kind is ActionKind.NONE:
@@ -426,13 +425,17 @@ def _restoring(name: str, reason: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=reason)
 
 
-def _closing(name: str, batch_id: str) -> RecoveryAction:
-    return RecoveryAction(
-        kind=ActionKind.BLOCK_READINESS,
-        schema_name=name,
-        reason=UNCOMMITTED_BATCH + batch_id,
-        batch_id=batch_id,
-    )
+def _closings(
+    open_batches: Sequence[LoggedBatch], registered: Collection[str]
+) -> Iterator[RecoveryAction]:
+    """Yield the actions for open batches that cannot be completed from the log."""
+    for batch_id in (item.batch.batch_id for item in open_batches if not item.has_contents):
+        yield RecoveryAction(
+            kind=ActionKind.BLOCK_READINESS,
+            schema_name=OPEN_BATCH_STORE if OPEN_BATCH_STORE in registered else NO_STORE,
+            reason=UNCOMMITTED_BATCH + batch_id,
+            batch_id=batch_id,
+        )
 
 
 def _block(name: str, reason: str) -> RecoveryAction:

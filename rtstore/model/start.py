@@ -114,9 +114,8 @@ def start_state(
         if action.schema_name in replacing
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
-    edited = (
-        [] if edits is ForeignEdits.RAISE else _edited(actions, {*not_adoptable, *behind_edits})
-    )
+    edited = _edited(actions, edits, {*not_adoptable, *behind_edits})
+    newer = [name for name in plan.newer_stores if name not in edited]
     passed_over = [
         action
         for action in actions
@@ -131,14 +130,7 @@ def start_state(
         and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (
-        _refuse(
-            identity,
-            known,
-            manifest,
-            wrong,
-            hindrances,
-            newer=[name for name in plan.newer_stores if name not in edited],
-        )
+        _refuse(identity, known, manifest, wrong, hindrances, newer)
         or _leave_to_a_person(wrong, manifest, links)
         or _repair(wrong, failed, not_adoptable)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
@@ -193,9 +185,13 @@ def _passes_over(action: RecoveryAction, manifest: Manifest) -> bool:
     return action.reason == InspectionState.FUTURE_SCHEMA
 
 
-def _edited(actions: Sequence[RecoveryAction], but_not: Collection[str]) -> list[str]:
-    """Return the stores whose files somebody edited, and that the store deals with itself; a
-    recovery would move the edits away."""
+def _edited(
+    actions: Sequence[RecoveryAction], edits: ForeignEdits, but_not: Collection[str]
+) -> list[str]:
+    """Return the stores whose files somebody edited, and that the store deals with itself, if it
+    was told to; a recovery would move the edits away."""
+    if edits is ForeignEdits.RAISE:
+        return []
     return [
         action.schema_name
         for action in actions
