@@ -51,8 +51,9 @@ from rtstore.errors import (
     cause_of,
 )
 from rtstore.files.inspector import FileInspector
-from rtstore.files.owners import cause_explained
+from rtstore.files.owners import barrier, cause_explained, folder_to_write
 from rtstore.files.paths import runtime_directory_at, store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.decide import (
@@ -82,12 +83,14 @@ from rtstore.recovery.gather import RecoveryPlanner
 from rtstore.recovery.intentions import (
     STOP_AT_DIRECTORY,
     STOP_CLOSED,
+    STOP_SHUT,
     STOPPING,
     Found,
     intended,
 )
 from rtstore.recovery.rebuilders import REBUILD_KINDS, Rebuilding
 from rtstore.recovery.sweep import Sweeper
+from rtstore.shell import shell_word
 
 logger = logging.getLogger("rtstore.recovery")
 
@@ -725,6 +728,8 @@ class Recovery:
     def _foresee(self, action: RecoveryAction) -> Found:
         """Return what an action would find at the file of its store."""
         touches_file = action.kind in STOPPING and action.reason not in OF_ENTRY
+        if action.kind is ActionKind.ROLL_FORWARD and action.schema_name in self._registry:
+            return Found(stop=self._shut_to(action))
         if not touches_file or action.schema_name not in self._registry:
             return Found()
         descriptor = self._registry.get(action.schema_name)
@@ -734,7 +739,26 @@ class Recovery:
         if runtime_directory_at(self._directory, descriptor.relative_path, self._fs) is not None:
             return Found(stop=STOP_AT_DIRECTORY)
         former = self._former_file(inspection, descriptor, entry)
-        return Found(edited_before=None if former.edit is None else former.relative_path)
+        edited_before = None if former.edit is None else former.relative_path
+        return Found(stop=self._shut_to(action), edited_before=edited_before)
+
+    def _shut_to(self, action: RecoveryAction) -> str | None:
+        """Return the folder in which an action must write and cannot, in words; else None."""
+        relative_path = self._registry.get(action.schema_name).relative_path
+        writes = (
+            action.kind is not ActionKind.QUARANTINE or action.reason != InspectionState.MISSING
+        )
+        if action.reason == CONTENT_MISSING or not writes:
+            return None
+        folders = [folder_to_write(self._directory, relative_path.rpartition("/")[0])]
+        with suppress_system_error(RuntimeStoreError):
+            if self._makes_way(action):
+                folders.insert(0, folder_to_write(self._directory, QUARANTINE_DIRECTORY))
+        for folder in filter(None, folders):
+            shut = barrier(folder)
+            if shut is not None:
+                return STOP_SHUT.format(shell_word(folder), shut)
+        return None
 
     def _is_behind_a_link(self, action: RecoveryAction) -> bool:
         """Return whether the file of an action's store is a symbolic link, or behind one."""

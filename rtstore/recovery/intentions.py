@@ -43,6 +43,7 @@ _INTENTIONS_WITHOUT_CONTENT = {
 }
 
 STOP_CLOSED = "stop at the file, which cannot be read: nobody knows whether it is what is committed"
+STOP_SHUT = "stop at {}, where nothing can be written: {}"
 STOP_AT_DIRECTORY = "stop at the folder: it is, or holds, another runtime directory"
 
 
