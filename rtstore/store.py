@@ -944,7 +944,8 @@ class RuntimeStore:
                 and item.schema_version > self.descriptors.get(item.schema_name).schema_version
             }  # another descriptor changes nothing: the plan says what helps
             moved = {name: path for name, path in moved.items() if name not in newer}
-        return hindrances(self.lock.path.parent, paths, seen.paths, moved)
+        as_process = not self.database.read_only
+        return hindrances(self.lock.path.parent, paths, seen.paths, moved, as_process=as_process)
 
     def invariant_failures(self) -> list[str]:
         """Return every contradiction between the committed contents, in words."""

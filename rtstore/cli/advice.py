@@ -388,6 +388,11 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
                 f"rtstore status {shell_word(directory)}"
             )
             return [NextStep(command=f"chmod u+rw {path}", why=why)]
+        case ObstacleKind.READ_ONLY:
+            why = (
+                f"a person must mount {path} for writing first: what the file of {name} holds is "
+                f"kept there. Then: {again}"
+            )
         case ObstacleKind.MODE:
             why = (
                 f"{path}, which is needed for {name}, is closed to its owner: this opens it. "

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rtstore.control import recovery_log
 from rtstore.control.sqlite.engine import Database
-from rtstore.files.owners import closed_by_mode, is_others, not_changeable, owner, this_user
+from rtstore.files.owners import Barrier, barrier, closed_by_mode, not_changeable
 from rtstore.files.paths import end_of_link, runtime_directory_at
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.suggestions import owning_way
-from rtstore.model.records import ActionKind, Record, RecoveryAction, Suggestion
+from rtstore.model.records import ActionKind, InspectionState, Record, RecoveryAction, Suggestion
 
 
 class ObstacleKind(StrEnum):
@@ -25,6 +25,8 @@ class ObstacleKind(StrEnum):
     OWNER = "owner"
     MODE = "mode"
     """Its own permission bits keep its owner out."""
+    READ_ONLY = "read-only"
+    """What must be kept cannot be: quarantine is mounted read-only."""
     NO_FOLDER = "no folder"
     """Something else is in place of a folder that it needs."""
     RUNTIME_DIRECTORY = "runtime directory"
@@ -97,25 +99,28 @@ def _of(
     if there is not None:
         return Obstacle(kind=there[0], schema_name=name, path=there[1], store_path=path)
     parts = relative_path.split("/")
-    way = [".", QUARANTINE_DIRECTORY, *("/".join(parts[: end + 1]) for end in range(len(parts)))]
+    keeps = [] if action.reason == InspectionState.MISSING else [QUARANTINE_DIRECTORY]
+    way = [".", *keeps, *("/".join(parts[: end + 1]) for end in range(len(parts)))]
     for blocked in not_changeable(directory, way):
         return Obstacle(
             kind=ObstacleKind.OWNER,
             schema_name=name,
             path=directory if blocked == "." else directory / blocked,
             store_path=path,
-            way=owning_way(
-                directory,
-                owner=owner(directory),
-                user=this_user(),
-                is_others=is_others(directory),
-            ),
+            way=owning_way(directory),
         )
     for closed in closed_by_mode(directory, way):
         return Obstacle(
             kind=ObstacleKind.MODE,
             schema_name=name,
             path=directory if closed == "." else directory / closed,
+            store_path=path,
+        )
+    if any(barrier(directory / folder) is Barrier.READ_ONLY for folder in keeps):
+        return Obstacle(
+            kind=ObstacleKind.READ_ONLY,
+            schema_name=name,
+            path=directory / QUARANTINE_DIRECTORY,
             store_path=path,
         )
     detail = failed.get((action.kind, name))

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,15 @@ from rtstore.shell import shell_word
 _MOUNTS = Path("/proc/self/mountinfo")
 _NO_ATTRIBUTE = "user.rtstore.no-such-attribute"
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
+
+
+class Barrier(StrEnum):
+    """What keeps this process from changing what is in a folder, in words."""
+
+    READ_ONLY = "it is mounted read-only"
+    IMMUTABLE = "somebody made it immutable (chattr)"
+    OWNER = "it belongs to another user"
+    MODE = "its mode lets nobody write there"
 
 
 class Mount(NamedTuple):
@@ -78,15 +88,28 @@ def may(path: str | os.PathLike[str], needed: int) -> bool:
     return os.access(path, needed, effective_ids=os.access in os.supports_effective_ids)
 
 
+def barrier(folder: Path) -> Barrier | None:
+    """Return what keeps this process from changing what is in a folder, or None. The mount is asked
+    first: where it is read-only, no mode and no owner helps."""
+    if may(folder, os.W_OK | os.X_OK):
+        return None
+    try:
+        is_own = os.stat(folder).st_uid == os.geteuid()
+    except system_error(AttributeError):
+        return None
+    if is_read_only(folder):
+        return Barrier.READ_ONLY
+    if is_immutable(folder):
+        return Barrier.IMMUTABLE
+    return Barrier.MODE if is_own else Barrier.OWNER
+
+
 def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
     """Yield those `names` (relative to a directory) that this user cannot read and write, because
-    somebody else owns them. The directory itself belongs to this user. Nothing can be written on a
-    file system that is mounted read-only, whoever owns it."""
+    somebody else owns them. The directory itself belongs to this user."""
     for name, path, found in _there(directory, names):
-        if found.st_uid != os.geteuid() and not may(path, _needed(found)):
-            closed = _needed(found) & ~os.W_OK if is_read_only(Path(path)) else 0
-            if not closed or not may(path, closed):
-                yield name
+        if found.st_uid != os.geteuid() and _lacks(path, _needed(found)):
+            yield name
 
 
 def not_replaceable(directory: Path, names: Iterable[str]) -> Iterator[str]:
@@ -114,6 +137,14 @@ def _there(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str, os
             yield name, path, found
 
 
+def _lacks(path: str, needed: int) -> bool:
+    """Return whether an owner or a mode keeps this process from a path. Nothing can be written on a
+    file system that is mounted read-only, whoever owns it."""
+    if may(path, needed):
+        return False
+    return not is_read_only(Path(path)) or not may(path, needed & ~os.W_OK)
+
+
 def _needed(found: os.stat_result) -> int:
     needed = os.R_OK | os.W_OK
     return needed | os.X_OK if stat.S_ISDIR(found.st_mode) else needed
@@ -127,7 +158,7 @@ def closed_by_mode(directory: Path, names: Iterable[str]) -> Iterator[str]:
             continue
         needed = _needed(found) if stat.S_ISDIR(found.st_mode) else os.R_OK
         granted = found.st_mode >> 6  # those of its owner, in the order of os.access
-        if needed & ~granted and not may(path, needed):
+        if needed & ~granted and _lacks(path, needed):
             yield name
 
 
@@ -160,18 +191,18 @@ def is_immutable(path: Path) -> bool:
     except system_error():
         return False
     mine = found.st_uid == os.geteuid() and found.st_mode & stat.S_IWUSR
-    allowed = bool(mine or _may_override_modes()) and not stat.S_ISLNK(found.st_mode)
+    allowed = bool(mine or overrides_modes()) and not stat.S_ISLNK(found.st_mode)
     return allowed and not is_read_only(path)
 
 
-def _may_override_modes() -> bool:
+def overrides_modes() -> bool:
     """Return whether this process may write whatever the modes are: as root does, unless that was
-    taken from it (CAP_DAC_OVERRIDE, capabilities(7)). False when unknown."""
+    taken from it (CAP_DAC_OVERRIDE, capabilities(7)). Where that is unknown, root may."""
     with suppress_system_error(ValueError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) & 2)
-    return False
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def why_forbidden(directory: Path) -> str | None:
@@ -183,9 +214,10 @@ def why_forbidden(directory: Path) -> str | None:
         return None
     if uid == os.geteuid() or may(directory, os.R_OK | os.W_OK | os.X_OK):
         return None
+    give = f", or have root give it away (sudo chown -R {this_user()} {shell_word(directory)})"
     return (
-        f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
-        f"have root give it away (sudo chown -R {this_user()} {shell_word(directory)})"
+        f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner"
+        f"{'' if _is_no_heir(directory) else give}"
     )
 
 
@@ -198,9 +230,53 @@ def owner(path: Path) -> str | None:
     return f"{user_name(found.st_uid)}:{_group_name(found.st_gid)}"
 
 
-def is_others(directory: Path) -> bool:
-    """Return whether a directory belongs to another user than this one; root is everybody."""
-    return bool(os.geteuid()) and directory.stat().st_uid != os.geteuid()
+def is_others(directory: Path, database: Path) -> bool:
+    """Return whether a directory and its database belong to other users than this one; who may
+    write whatever the modes are, as root may, is everybody."""
+    user = os.geteuid()
+    if directory.stat().st_uid == user:
+        return False
+    with suppress_system_error():
+        if database.stat().st_uid == user:
+            return False
+    return not overrides_modes()
+
+
+def sole_user(directory: Path, database: Path) -> str | None:
+    """Return the user (USER:GROUP) who alone must use a directory, where giving it to this one
+    would help nobody for long; None where it may be given away."""
+    if not _is_no_heir(directory):
+        return None
+    return owner(database) or owner(directory)
+
+
+def _is_no_heir(path: Path) -> bool:
+    """Return whether nothing there should be given to this user: it is root without the right to
+    override modes, or several users share the folder, each of whom would take it from the others.
+
+    A folder is shared where others may make files in it, or files get its group, unless that is the
+    owner's own.
+    """
+    if os.geteuid() == 0:
+        return True
+    try:
+        found = os.stat(path if path.is_dir() else path.absolute().parent)
+    except system_error():
+        return False
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    of_group = bool(found.st_mode & (stat.S_IWGRP | stat.S_ISGID))
+    return of_group and found.st_gid != _own_group(found.st_uid)
+
+
+def _own_group(uid: int) -> int:
+    try:
+        with no_fork():
+            import pwd
+
+        return pwd.getpwuid(uid).pw_gid
+    except (ImportError, KeyError):
+        return uid
 
 
 def this_user() -> str:
@@ -214,12 +290,29 @@ def as_root(command: str) -> str:
 
 
 def explained(error: Exception, path: Path) -> str:
-    """Return the text of an error about a path. Where access was denied, add the owner of the file
-    or of its folder, or the mode that denies it, and the command that changes it."""
+    """Return the text of an error about a path. Where access was denied, add what denies it, as
+    `why_denied` says it."""
     if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM):
         return str(error)
-    hint = whose(path) or closed_to_its_owner(path) or _whose_folder(path)
+    hint = why_denied(path)
     return f"{error}. {hint}" if hint else str(error)
+
+
+def why_denied(path: Path) -> str | None:
+    """Return whose owner or mode keeps this process from a path, and the command that changes it;
+    None when nothing is found.
+
+    A folder of another user goes first: a file is replaced there, whoever owns the file. Where all
+    else is well, the file is one that is written in its place, and its mode forbids that.
+    """
+    folder = path if os.path.isdir(path) else path.absolute().parent
+    of_folder = whose(folder) if barrier(folder) is Barrier.OWNER else None
+    return (
+        of_folder
+        or closed_to_its_owner(path)
+        or whose(path)
+        or closed_to_its_owner(path, needed=os.R_OK | os.W_OK)
+    )
 
 
 def cause_explained(error: Exception) -> str:
@@ -227,13 +320,6 @@ def cause_explained(error: Exception) -> str:
     a path as `explained` says it."""
     path = error.filename if isinstance(error, OSError) else None
     return explained(error, Path(path)) if isinstance(path, str) else cause_of(error)
-
-
-def _whose_folder(path: Path) -> str | None:
-    """Return what `whose` does of the folder of a file of this user's, where that lets this user
-    change nothing."""
-    folder = path.absolute().parent
-    return None if may(folder, os.W_OK | os.X_OK) else whose(folder)
 
 
 def folder_to_write(directory: Path, folder: str) -> Path | None:
@@ -251,8 +337,8 @@ def folder_to_write(directory: Path, folder: str) -> Path | None:
 
 def whose(path: Path) -> str | None:
     """Return the owner of a path, or of its nearest visible parent, and the command that makes this
-    user the owner. None when this user is the owner, or root."""
-    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+    user the owner. None when this user is the owner, or may write whatever the modes are."""
+    if not hasattr(os, "geteuid") or overrides_modes():
         return None
     me, group = os.geteuid(), os.getegid()
     for candidate in (path, *path.absolute().parents):
@@ -261,29 +347,32 @@ def whose(path: Path) -> str | None:
             if found.st_uid == me:
                 return None
             deep = "-R " if stat.S_ISDIR(found.st_mode) else ""
+            give = f", or: sudo chown {deep}{me}:{group} {shell_word(candidate)}"
             return (
                 f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
-                f"{_user(me)}. Run it as that user, or: "
-                f"sudo chown {deep}{me}:{group} {shell_word(candidate)}"
+                f"{_user(me)}. Run it as that user{'' if _is_no_heir(candidate) else give}"
             )
     return None
 
 
-def closed_to_its_owner(path: Path) -> str | None:
+def closed_to_its_owner(path: Path, needed: int = os.R_OK) -> str | None:
     """Return which permission bits keep this user out of what is its own, and the command that
-    gives them: those of a path, or of a folder above it. None when there are none."""
+    gives them: those of a path (of a file those `needed`), or of a folder above it. None when there
+    are none. The folder of a file of another user is looked at, too."""
     needs_all = True  # of the path itself, and of the folder of a file
     for candidate in (path.absolute(), *path.absolute().parents):
         with suppress_system_error(AttributeError):
             found = os.lstat(candidate)
-            if found.st_uid != os.geteuid():
-                return None
             is_folder = stat.S_ISDIR(found.st_mode)
-            needed = os.R_OK
+            if found.st_uid != os.geteuid():
+                if is_folder:
+                    return None
+                continue
+            lacking = needed
             if is_folder:
-                needed = _needed(found) if needs_all else os.X_OK
+                lacking = _needed(found) if needs_all else os.X_OK
             mode = stat.S_IMODE(found.st_mode)
-            if needed & ~(mode >> 6) and not may(candidate, needed):
+            if lacking & ~(mode >> 6) and _lacks(str(candidate), lacking):
                 return (
                     f"The mode of {candidate} ({mode:03o}) keeps its owner out. "
                     f"Run: chmod u+{'rwx' if is_folder else 'rw'} {shell_word(candidate)}"

@@ -6,7 +6,7 @@ Whether this user may write is another question: the runtime may be another one'
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from rtstore.control.lock import LOCK_NAME, odd_lock
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import (
+    Barrier,
     as_root,
-    closed_by_mode,
+    barrier,
     folder_to_write,
     is_immutable,
     is_mount_point,
@@ -24,8 +25,6 @@ from rtstore.files.owners import (
     may,
     mounts,
     not_changeable,
-    owner,
-    this_user,
 )
 from rtstore.files.paths import move_aside_command, store_path
 from rtstore.foreign import system_error
@@ -44,20 +43,27 @@ def hindrances(
     stores: Mapping[str, str],
     committed: Mapping[str, str],
     moved: Mapping[str, str] = {},
+    *,
+    as_process: bool = False,
 ) -> tuple[Hindrance, ...]:
     """Return what keeps writes out of a directory, by the path of each store; those of all stores
     first. `committed` are the paths of the stores by their entries, `moved` those of stores that
     have another file than in `stores`.
 
-    Asked by the readiness check, by `rtstore status` and by `rtstore doctor`.
+    Asked by the readiness check, by `rtstore status` and by `rtstore doctor`. The runtime asks
+    `as_process`: what may this process write? Others ask for the user of the directory.
     """
-    whole = tuple(_of_all(directory))
+    whole = tuple(_of_all(directory, as_process=as_process))
     if whole:
         return whole
     if committed and not stores:
         return (_no_stores(directory, committed),)
     here = {name: path for name, path in stores.items() if name not in moved}
-    return (*_of_stores(directory, here), *_taken(here, committed), *_moved(moved))
+    return (
+        *_of_stores(directory, here, as_process=as_process),
+        *_taken(here, committed),
+        *_moved(moved),
+    )
 
 
 def mounted_database(directory: Path) -> Hindrance | None:
@@ -110,7 +116,7 @@ def no_room(directory: Path) -> Hindrance | None:
     )
 
 
-def _of_all(directory: Path) -> Iterator[Hindrance]:
+def _of_all(directory: Path, *, as_process: bool) -> Iterator[Hindrance]:
     if is_read_only(directory):
         yield _read_only(directory, None)
         return
@@ -132,14 +138,33 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
     if fixed:
         yield _immutable(fixed[0], None)
         return
-    foreign = _of_others(directory)
+    foreign = _of_others(directory, as_process=as_process)
     if foreign:
         yield Hindrance(
             kind=HindranceKind.OWNER,
             problem="writing does not work: another user owns, and keeps from this one, "
             f"{', '.join(foreign)}",
-            way=owning_way(directory, owner=owner(directory), user=this_user(), is_others=False),
+            way=owning_way(directory),
         )
+    elif as_process:
+        yield from _own_modes((directory, *always_written))
+
+
+def _own_modes(paths: Iterable[Path]) -> Iterator[Hindrance]:
+    """Yield the first of what every write needs that its mode keeps this user from."""
+    for path in paths:
+        needed = os.W_OK | (os.X_OK if path.is_dir() else os.R_OK)
+        if os.path.exists(path) and not may(path, needed):
+            shown = shell_word(path)
+            yield Hindrance(
+                kind=HindranceKind.MODE,
+                problem=f"writing does not work: the mode of {shown} keeps its owner from writing",
+                way=Suggestion(
+                    command=f"chmod u+rw{'x' if path.is_dir() else ''} {shown}",
+                    why="lets its owner write: until then nothing can be written",
+                ),
+            )
+            return
 
 
 @lru_cache(maxsize=64)
@@ -149,19 +174,27 @@ def _always_written(directory: Path) -> tuple[Path, ...]:
     return tuple(directory / name for name in ALWAYS_WRITTEN)
 
 
-def _of_others(directory: Path) -> tuple[str, ...]:
-    """What every write needs, and the user of the directory may not change; asked as that user."""
-    found = tuple(not_changeable(directory, ALWAYS_WRITTEN))
-    return () if found and is_others(directory) else found
+def _of_others(directory: Path, *, as_process: bool) -> tuple[str, ...]:
+    """What every write needs, and another user keeps from the one who asks."""
+    found = tuple(not_changeable(directory, (".", *ALWAYS_WRITTEN)))
+    if not found or not (as_process or not _is_others(directory)):
+        return ()
+    return tuple("the directory" if name == "." else name for name in found)
 
 
-def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance]:
+def _is_others(directory: Path) -> bool:
+    return is_others(directory, directory / DATABASE_NAME)
+
+
+def _of_stores(
+    directory: Path, stores: Mapping[str, str], *, as_process: bool
+) -> Iterator[Hindrance]:
     real = _path(os.path.realpath(directory))
     mounted = {mount.path for mount in mounts(below=real)}
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
     fixed = {real / folder for folder in folders if is_immutable(real / folder)}
-    shut = _shut(directory, folders, but_not={*closed, *fixed})
+    shut = _shut(directory, folders, as_process=as_process)
     for name, relative_path in stores.items():
         text = f"{real}/{relative_path}"
         is_free = may(text, os.W_OK) or not may(text, os.F_OK)
@@ -192,24 +225,24 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             yield _read_only(shown.parent, name)
 
 
-def _shut(directory: Path, folders: Iterable[str], but_not: Collection[Path]) -> dict[str, Path]:
-    """Return the folders of stores in which the user of the directory can write nothing, each with
-    the folder that its owner or its mode keeps shut; asked as that user."""
+def _shut(directory: Path, folders: Iterable[str], *, as_process: bool) -> dict[str, Path]:
+    """Return the folders of stores in which the one who asks can write nothing, each with the
+    folder that its owner or its mode keeps shut."""
     shut = {}
     for folder in folders:
         if may(directory / folder, os.W_OK | os.X_OK):
             continue
         path = folder_to_write(directory, folder)
-        if path is None or may(path, os.W_OK | os.X_OK) or is_others(directory):
+        if path is None or barrier(path) not in (Barrier.OWNER, Barrier.MODE):
             continue
-        if _path(os.path.realpath(path)) not in but_not and not is_read_only(path):
+        if as_process or not _is_others(directory):
             shut[folder] = path
     return shut
 
 
 def _shut_to(name: str, directory: Path, folder: Path) -> Hindrance:
     shown = shell_word(folder)
-    if any(closed_by_mode(directory, [str(folder.relative_to(directory))])):
+    if barrier(folder) is Barrier.MODE:
         return Hindrance(
             kind=HindranceKind.MODE,
             schema_name=name,
@@ -225,7 +258,7 @@ def _shut_to(name: str, directory: Path, folder: Path) -> Hindrance:
         schema_name=name,
         problem=f"{name} cannot be written: {shown} belongs to another user, and lets this one "
         "write nothing",
-        way=owning_way(directory, owner=owner(directory), user=this_user(), is_others=False),
+        way=owning_way(directory),
     )
 
 

@@ -7,18 +7,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rtstore.files import owners
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from rtstore.model.records import Record, Suggestion
 from rtstore.shell import shell_command, shell_word
 
 
-def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Suggestion:
+def owning_way(directory: Path) -> Suggestion:
     """Everything to one user: the one that the directory belongs to, unless that is another than
-    this one; then whoever may decide has the choice."""
-    why = "gives it all to the user of the directory (as root)"
-    if is_others:
+    this one; then whoever may decide has the choice, but where a user alone must run it."""
+    database, user = directory / "runtime-store.sqlite3", owners.this_user()
+    owner = owners.owner(directory)
+    if not owners.is_others(directory, database):
+        is_owners = owner is not None and owner.split(":")[0] == user.split(":")[0]
+        heir, why = owner if is_owners else user, "gives it all to its user (as root)"
+    elif (sole := owners.sole_user(directory, database)) is not None:
+        return Suggestion(
+            command=None,
+            why=f"run this as {sole}, whose files these are: one user alone can use a directory, "
+            "for rtstore makes its files for one (rtstore guide limits)",
+        )
+    else:
+        heir = user
         why = f"gives it all to this user (as root); or run this as its owner, {owner}"
-    heir = user if is_others else owner or user
     return Suggestion(command=f"sudo chown -R {heir} {shell_word(directory)}", why=why)
 
 

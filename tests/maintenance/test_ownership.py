@@ -364,6 +364,143 @@ def test_a_folder_of_stores_that_its_user_may_not_write(directory: Path, how: st
     as_user(lambda: use(directory, 9))
 
 
+OTHER = 65_531
+
+
+def _share(directory: Path) -> None:
+    """Let a group write, of which this user is, too: the files are another user's."""
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, OTHER, GROUP)
+        path.chmod(0o2775 if path.is_dir() else 0o664)
+    os.chown(directory, 0, GROUP)
+
+
+def test_a_shut_folder_is_named_before_the_file_in_it(directory: Path) -> None:
+    """Whoever owns the file, it is replaced in its folder: that one's owner is in the way."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    chown_all(directory)
+    for path in (directory / "logs", directory / LOG.relative_path):
+        os.chown(path, 0, 0)
+        path.chmod(0o755)
+
+    def refused() -> None:
+        command = f"sudo chown -R {USER}:{GROUP} {directory / 'logs'}"
+        with (
+            open_store(directory) as store,
+            pytest.raises(BatchFailedError, match=f"{re.escape(command)}[^/]"),
+        ):
+            write(store, LOG.schema_name, 2)
+
+    as_user(refused)
+
+
+def test_the_runtime_asks_what_it_may_write_itself(directory: Path) -> None:
+    """Where files are another user's, and may be written but for one folder, the start is
+    refused."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    _share(directory)
+    (directory / "logs").chmod(0o2755)
+
+    def refused() -> None:
+        os.umask(0o002)
+        with open_store(directory) as store:
+            write(store, LEASES, {"number": 5})
+            with pytest.raises(BatchFailedError, match="Run it as that user") as failed:
+                write(store, LOG.schema_name, 2)
+            assert "chown" not in str(failed.value)
+            start = store.start_state("run-9")
+            assert start.kind is StartKind.REFUSE
+            assert "logs belongs to another user" in start.why
+            assert not start.readiness.ok
+
+    as_user(refused)
+
+
+def test_who_shares_a_directory_is_told_that_one_user_must_use_it(directory: Path) -> None:
+    """rtstore makes its files for one user: nobody is told to take them from another one."""
+    _share(directory)
+    (directory / "runtime-store.sqlite3").chmod(0o600)
+
+    def told() -> None:
+        found = run("doctor", directory).out
+        assert f"run this as {OTHER}:{GROUP}" in found
+        assert "chown" not in found
+        with pytest.raises(StorageError, match="Run it as that user") as caught:
+            use(directory, 3)
+        assert "chown" not in str(caught.value)
+
+    as_user(told)
+
+
+def test_a_directory_of_root_with_the_files_of_a_user(directory: Path) -> None:
+    """The user of the database is the one who runs it, and may make no file there: nobody calls
+    that ready."""
+    os.chown(directory, 0, 0)
+    directory.chmod(0o755)
+
+    def told() -> None:
+        for name in ("status", "doctor"):
+            found = run(name, directory)
+            assert found.code == ExitCode.NOT_READY
+            assert f"sudo chown -R {USER}:{GROUP} {directory}" in found.out
+
+    as_user(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("runtime-store.lock", 0o444),
+        ("runtime-store.sqlite3", 0o444),
+        ("runtime-store.sqlite3", 0),
+        (".", 0o555),
+    ],
+)
+def test_the_mode_of_what_every_write_needs(directory: Path, name: str, mode: int) -> None:
+    """A store that is open refuses the start, and each error names the command."""
+    path = directory / name
+    command = f"chmod u+rw{'x' if path.is_dir() else ''} {path}"
+
+    def refused() -> None:
+        with open_store(directory) as store:
+            path.chmod(mode)
+            start = store.start_state("run-9")
+            assert start.kind is StartKind.REFUSE
+            assert start.why.endswith(f"Run: {command}")
+        with pytest.raises((StorageError, BatchFailedError), match=re.escape(command)):
+            use(directory, 3)
+
+    as_user(refused)
+    path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["logs", "quarantine"])
+def test_a_dry_run_foresees_a_shut_folder(directory: Path, name: str) -> None:
+    """What the real run fails at, and nothing where that folder is not needed."""
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, LOG]) as store:
+        write(store, LOG.schema_name, 1)
+    (directory / "quarantine").mkdir(mode=0o700, exist_ok=True)
+    (directory / LOG.relative_path).write_text('{"by": "hand"}')
+    (directory / FILE_OF[LEASES]).unlink()
+    chown_all(directory)
+    (directory / name).chmod(0o500)
+
+    def looked() -> None:
+        with RuntimeStore.open(directory, read_only=True) as store:
+            plan = store.plan_recovery()
+            steps = store.recover(plan, dry_run=True).steps
+            details = {step.action.schema_name: str(step.intention) for step in steps}
+            assert details[LOG.schema_name].startswith(f"stop at {directory / name}, ")
+            assert not details[LEASES].startswith("stop at")
+        with open_store(directory, recover=False) as store:
+            done = {step.action.schema_name: step.outcome for step in store.recover(plan).steps}
+            assert (done[LOG.schema_name], done[LEASES]) == ("failed", "done")
+
+    as_user(looked)
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "name", ["runtime-store.sqlite3", "runtime-store.lock", FILE_OF[LEASES], "quarantine", "."]

@@ -20,7 +20,7 @@ from rtstore.errors import (
     StatementRefusedError,
     StorageError,
 )
-from rtstore.files.owners import is_read_only, whose
+from rtstore.files.owners import is_read_only, why_denied
 from rtstore.foreign import system_error
 from rtstore.model.records import ROOM_FOR_NOTHING
 
@@ -84,8 +84,10 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
             return StorageError(path, "too many files are open", cause)
         if is_read_only(path.parent):
             return StorageError(path, "its file system is mounted read-only", cause)
-        owner = whose(path)
-        return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
+        beside = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
+        files = (path, *(file for file in beside if file.exists()))
+        denied = next(filter(None, map(why_denied, files)), None)
+        return StorageError(path, _FORBIDDEN[code], f"{cause}. {denied}" if denied else cause)
     if _found_no_room(code, path):
         return StorageError(path, _OF_THE_SYSTEM[sqlite3.SQLITE_FULL], cause)
     if code in _OF_THE_SYSTEM:

@@ -147,12 +147,10 @@ class Facts(Record):
     unreadable: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     """Paths here that belong to another user, so that this user cannot read or change them."""
-    owner: str | None = None
-    """USER:GROUP of the directory."""
-    user: str = ""
-    """USER:GROUP of this process."""
+    owning: Suggestion | None = None
+    """What gives all of it to one user, or who must run this."""
     is_others: bool = False
-    """Whether the directory itself belongs to another user than this one."""
+    """Whether the directory and its database belong to other users than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
     closed_quarantine: str | None = None

@@ -54,18 +54,17 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.owners import (
+    Barrier,
     as_root,
+    barrier,
     explained,
     folder_to_write,
-    is_immutable,
     is_others,
     is_read_only,
     may,
     mounts,
     not_changeable,
     not_replaceable,
-    owner,
-    this_user,
 )
 from rtstore.files.paths import (
     end_of_link,
@@ -112,7 +111,7 @@ from rtstore.maintenance.rebuild_database import (
     what_is_left,
 )
 from rtstore.maintenance.renamed import renamed_databases
-from rtstore.maintenance.suggestions import LaunchState
+from rtstore.maintenance.suggestions import LaunchState, owning_way
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.maintenance.upgrade_data import rehearse
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry, TakenFiles
@@ -185,9 +184,8 @@ def examine(
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
         free_inodes=space.f_favail if space is not None and space.f_files else None,
         others=tuple(_others(directory, names, there)),
-        owner=owner(directory),
-        user=this_user(),
-        is_others=is_others(directory),
+        owning=owning_way(directory),
+        is_others=is_others(directory, path),
         not_writable=tuple(_not_writable(directory)),
         shut_folders=tuple(_shut_folders(directory, descriptors)),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
@@ -558,16 +556,19 @@ def _closed_quarantine(directory: Path) -> dict[str, Any]:
     found = _lstat(folder)
     if found is None:
         return {}
-    helps = "lets files be kept again"
+    command: str | None
+    helps, is_shut = "lets files be kept again", barrier(folder)
     if stat.S_ISLNK(found.st_mode):
         why, command, helps = about_link(folder)
     elif not stat.S_ISDIR(found.st_mode):
         why, command = "it is no directory", move_aside_command(folder)
-    elif is_immutable(folder):
-        why = "somebody made it immutable (chattr)"
-        command = as_root(f"chattr -i {shell_word(folder)}")
-    elif found.st_uid == os.geteuid() and not may(folder, os.W_OK | os.X_OK):
-        why, command = "its mode lets nobody write there", f"chmod u+rwx {shell_word(folder)}"
+    elif is_shut is Barrier.READ_ONLY and not is_read_only(directory):
+        why, command = is_shut, None
+        helps = f"a person must mount {shell_word(folder)} for writing first"
+    elif is_shut is Barrier.IMMUTABLE:
+        why, command = is_shut, as_root(f"chattr -i {shell_word(folder)}")
+    elif is_shut is Barrier.MODE:
+        why, command = is_shut, f"chmod u+rwx {shell_word(folder)}"
     else:
         return {}
     way = Suggestion(command=command, why=helps)
@@ -796,7 +797,7 @@ def _shut_folders(directory: Path, descriptors: Iterable[Descriptor]) -> Iterato
     folders = {item.relative_path.rpartition("/")[0] for item in descriptors} - {""}
     needed = {folder_to_write(directory, folder) for folder in folders} - {None}
     for path in sorted(path for path in needed if path is not None):
-        if not (may(path, os.W_OK | os.X_OK) or is_immutable(path) or is_read_only(path)):
+        if barrier(path) in (Barrier.OWNER, Barrier.MODE):
             yield f"{path.relative_to(directory)}/"
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from rtstore.maintenance.doctor.facts import Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, FindingBuilder
-from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import HindranceKind, Suggestion
 from rtstore.shell import shell_word
 
@@ -17,7 +16,9 @@ def permissions(facts: Facts) -> Iterator[Finding]:
     well = True
     if facts.others:
         names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
-        yield say.red(f"of another user, and not to be changed by this one: {names}", _own(facts))
+        yield say.red(
+            f"of another user, and not to be changed by this one: {names}", make_accessible(facts)
+        )
         well = False
     unreadable = [name for name in facts.unreadable if name not in facts.others]
     if unreadable:
@@ -31,14 +32,15 @@ def permissions(facts: Facts) -> Iterator[Finding]:
             make_accessible(facts),
         )
         well = False
-    others = [found for found in facts.hindrances if found.kind is not HindranceKind.MODE]
-    for found in others:
-        if found.kind not in (HindranceKind.LOCK, HindranceKind.OWNER):  # told of already
+    by_owner_or_mode = (HindranceKind.OWNER, HindranceKind.MODE)
+    told_of = [found for found in facts.hindrances if found.kind not in by_owner_or_mode]
+    for found in told_of:
+        if found.kind is not HindranceKind.LOCK:  # told of already
             yield say.red(found.problem, found.way)
             well = False
     if facts.is_read_only:
         well = False
-    elif facts.not_writable and not facts.others and not others:
+    elif facts.not_writable and not facts.others and not told_of:
         where = "here" if "." in facts.not_writable else ", ".join(facts.not_writable)
         yield say.red(f"this user may not write {where}", make_accessible(facts))
         well = False
@@ -57,17 +59,9 @@ def permissions(facts: Facts) -> Iterator[Finding]:
 
 def make_accessible(facts: Facts) -> Suggestion:
     """Suggest a change of owner when the owner is wrong, else a change of modes."""
-    return _own(facts) if facts.others or facts.is_others else _open_up(facts)
-
-
-def _own(facts: Facts) -> Suggestion:
-    """Everything to one user: see `owning_way`."""
-    return owning_way(
-        facts.directory, owner=facts.owner, user=facts.user, is_others=facts.is_others
-    )
-
-
-def _open_up(facts: Facts) -> Suggestion:
+    is_owners = any(found.kind is HindranceKind.OWNER for found in facts.hindrances)
+    if facts.owning is not None and (facts.others or facts.is_others or is_owners):
+        return facts.owning
     return Suggestion(
         command=f"chmod -R u+rwX {shell_word(facts.directory)}",
         why="gives its owner what is missing (as its owner, or root)",
