@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnClause,
     Connection,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -510,16 +511,18 @@ _SET_BACK_ENTRIES = """
     GROUP BY entry.schema_name
 """
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
-# Somebody may have set the high watermark of the manifest back. It must never be below that of the
-# last batch: the next one would get one that was given before.
+# Somebody may have changed the high watermark of the manifest. It must never be below that of the
+# last batch: the next one would get one that was given before; nor so high that none comes after.
+_WATERMARK_MAX = 1 << 53
+_written_mark = runtime_manifest.c.high_watermark
 _high_watermark = func.max(
-    runtime_manifest.c.high_watermark,
+    case((_written_mark <= literal_column(str(_WATERMARK_MAX)), _written_mark), else_=0),
     func.coalesce(
         select(write_batches.c.high_watermark)
         .where(write_batches.c.batch_id == runtime_manifest.c.last_committed_batch_id)
         .correlate(runtime_manifest)
         .scalar_subquery(),
-        0,
+        _written_mark,
     ),
 ).label("high_watermark")
 _manifest_columns = (
@@ -758,14 +761,14 @@ _SET_BACK = """
       || last.high_watermark
     FROM runtime_manifest AS manifest
     JOIN write_batches AS last ON last.batch_id = manifest.last_committed_batch_id
-    WHERE last.high_watermark > manifest.high_watermark
+    WHERE manifest.high_watermark NOT BETWEEN last.high_watermark AND ?
 """
 
 
 def set_back(connection: Connection) -> str | None:
     """Return in words that the high watermark of the manifest is behind that of the last batch, or
-    None. Reading and writing go by the batch."""
-    found = connection.exec_driver_sql(_SET_BACK).scalar()
+    far beyond any, or None. Reading and writing go by the batch."""
+    found = connection.exec_driver_sql(_SET_BACK, (_WATERMARK_MAX,)).scalar()
     return None if found is None else str(found)
 
 

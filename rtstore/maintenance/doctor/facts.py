@@ -51,7 +51,8 @@ class Facts(Record):
     rows_left: int = 0
     """How many rows of a sound database are left of history that somebody deleted by hand."""
     set_back: str | None = None
-    """What the manifest of a sound database is behind of, in words; None where it is not."""
+    """That the high watermark of a sound database's manifest is not what its last batch has, in
+    words; None where it may be."""
     upgrade_refused: str | None = None
     """Why an older database cannot be upgraded as it is. Tried where it is not made of what its
     revision makes."""

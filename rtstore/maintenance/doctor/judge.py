@@ -129,7 +129,7 @@ def _sound(facts: Facts, say: FindingBuilder) -> Iterator[Finding]:
         )
     if facts.set_back is not None:
         yield say.yellow(
-            f"somebody set the high watermark of the manifest back: {facts.set_back}. Every "
+            f"somebody changed the high watermark of the manifest: {facts.set_back}. Every "
             "command goes by that of the batch, and the next batch writes it again; nothing is lost"
         )
 
