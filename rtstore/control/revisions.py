@@ -235,6 +235,12 @@ def check_names(path: Path) -> os.stat_result:
     except system_error() as error:
         raise StorageError(path, "the file cannot be looked at", explained(error, path)) from error
     if stat.S_ISLNK(found.st_mode):
+        if not path.exists():
+            raise ForeignDatabaseError(
+                path,
+                f"it is a symbolic link to {os.readlink(path)}, where nothing is found. A person "
+                "must mount or restore what it leads to, and have that itself here",
+            )
         raise ForeignDatabaseError(
             path,
             "it is a symbolic link, and a database that has two names has two writer locks. Have "

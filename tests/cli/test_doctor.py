@@ -782,6 +782,23 @@ def test_a_read_only_mount_in_its_own_words(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+def test_a_database_behind_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    """A volume that is not mounted: what is missing is named, and is looked for before a new
+    database is made. It is not called unreadable."""
+    directory = ready_team(tmp_path)
+    database = directory / DATABASE_NAME
+    database.rename(tmp_path / "elsewhere")
+    database.symlink_to(tmp_path / "not-mounted")
+    assert f"symbolic link to {tmp_path / 'not-mounted'}" in run("status", directory).err
+    findings = run("doctor", directory, "--json").json()["findings"]
+    (found,) = [item for item in findings if item["level"] == "red"]
+    assert str(tmp_path / "not-mounted") in found["sentence"]
+    first, second = found["ways"]
+    assert first["command"] is None
+    assert "--force" in second["command"]
+    assert "only if that is lost for good" in second["why"]
+
+
 def test_a_wal_behind_a_link_is_brought_back(tmp_path: Path) -> None:
     """Batches may be in it: it is never moved away."""
     with closing(sqlite3.connect(ready_team(tmp_path) / DATABASE_NAME)) as reader:

@@ -156,7 +156,7 @@ REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (
         _dangling_link,
         ForeignDatabaseError,
-        "it is a symbolic link.*make the whole directory a link",
+        "it is a symbolic link to .*, where nothing is found",
     ),
 ]
 

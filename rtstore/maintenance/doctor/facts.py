@@ -81,6 +81,8 @@ class Facts(Record):
     linked: tuple[Path, ...] = ()
     """When the database's name is a link to a sound database: the files of that one, the database
     itself last."""
+    leads_nowhere: bool = False
+    """Whether the database's name is a link to what is not there."""
     own_files: str | None = None
     """The command that gives the directory files of its own, when those of the database have other
     names as well."""

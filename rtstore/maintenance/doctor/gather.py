@@ -383,6 +383,7 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             )
         case DatabaseState.FOREIGN:
             facts["linked"] = tuple(_linked(path))
+            facts["leads_nowhere"] = path.is_symlink() and not path.exists()
             facts["has_foreign_wal"] = foreign_wal.problem_of_wal(path) is not None
         case DatabaseState.UNUSABLE:
             facts["own_files"] = revisions.own_files_command(path)
@@ -860,7 +861,8 @@ def _closed_folders(directory: Path, files: Iterable[Path]) -> Iterator[str]:
 
 
 def _unreadable(paths: Iterable[Path]) -> Iterator[str]:
-    return (path.name for path in paths if _is_there(path) and not may(path, os.R_OK))
+    seen = (path for path in paths if _is_there(path) and os.path.exists(path))
+    return (path.name for path in seen if not may(path, os.R_OK))
 
 
 def _size(path: Path) -> int:

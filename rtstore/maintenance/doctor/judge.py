@@ -180,6 +180,14 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
                 bring_back(facts.directory, facts.linked),
                 _rebuild(facts, "--force"),
             )
+        case DatabaseState.FOREIGN if facts.leads_nowhere:
+            first = "first, a person must look for what the link leads to: its history is there"
+            anew = _rebuild(facts, "--force")
+            return say.red(
+                f"{facts.problem}",
+                Suggestion(command=None, why=first),
+                anew.model_copy(update={"why": f"only if that is lost for good: {anew.why}"}),
+            )
         case DatabaseState.FOREIGN:
             return say.red(
                 f"what has its name is not a control database of rtstore: {facts.problem}",
