@@ -131,8 +131,10 @@ def next_steps(
     elif newer_files:
         is_open = any(action.kind is ActionKind.ROLL_FORWARD for action in free)
         steps.insert(0, _batches_may_be_missing(newer_files, is_open=is_open))
-    steps += dict.fromkeys(_step(item) for item in hindrances if item.schema_name not in cleared)
-    steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
+    clearing = [step for obstacle in obstacles for step in _clear(directory, obstacle)]
+    told = {step.command for step in clearing} - {None}
+    hindering = [_step(item) for item in hindrances if item.schema_name not in cleared]
+    steps += [*dict.fromkeys(step for step in hindering if step.command not in told), *clearing]
     if not steps and high_watermark == 0:
         if check.ok:
             return ()

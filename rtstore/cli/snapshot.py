@@ -503,7 +503,7 @@ def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
     expected = expected_identity(gathered.view.manifest, given)
     plan = planner.plan_of(gathered, team_name=store.team_name, expected=expected)
     paths = {item.schema_name: item.relative_path for item in store.descriptors}
-    hindered = hindrances(store.directory, paths, gathered.view.manifest.paths)
+    hindered = hindrances(shown(store.directory), paths, gathered.view.manifest.paths)
     check = build_readiness(
         recovery_plan=plan,
         invariant_failures=store.invariant_failures(),
