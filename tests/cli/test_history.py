@@ -12,7 +12,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
 from rtstore.testing import Seams
 from tests.cli.commands import crashed_team, run
-from tests.support import picture
+from tests.support import LEASES, open_store, picture, write
 
 SESSIONS = "opencode.sessionStore"
 FILE = "opencode-sessions.json"
@@ -340,3 +340,13 @@ def test_null_is_not_what_is_not_kept_any_more(tmp_path: Path) -> None:
         store.prune()
     assert run("show", directory, "team.a").out == "null\n"
     assert "is not kept any more" in run("show", directory, "team.a", "--at", "1").err
+
+
+def test_the_log_since_a_time_after_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    """Batches before that point are not listed for their times."""
+    clock = [utc_now() + timedelta(days=1)]
+    with open_store(tmp_path / "t", clock=lambda: clock[-1]) as store:
+        write(store, LEASES, {"number": 1})
+        clock.append(utc_now() - timedelta(minutes=1))
+        write(store, LEASES, {"number": 2})
+    assert run("log", tmp_path / "t", "--since", "30s", "--json").json()["batches"] == []

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -344,3 +345,10 @@ def test_every_begin_is_ours(database: Database) -> None:
         assert query(connection) == (None, True)
         driver = driver_of(connection)
     assert not driver.in_transaction
+
+
+def test_a_clock_before_1970_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLAlchemy would ask for a connection again, for ever."""
+    monkeypatch.setattr("sqlalchemy.pool.base.time", SimpleNamespace(time=lambda: -1.0))
+    with pytest.raises(RuntimeStoreError, match="clock of this machine stands before 1970"):
+        Database(database.path, read_only=True).read(lambda connection: connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, TypedDict
 
 import typer
@@ -15,6 +16,7 @@ from rtstore.cli.output import Page, age_of, count, page_of
 from rtstore.cli.snapshot import name_on_record, open_to_look
 from rtstore.cli.versions import AT, named, point_of, run_of
 from rtstore.cli.views import Wanted, log_of
+from rtstore.control.history import point_of_time
 from rtstore.history.versions import find_point
 from rtstore.model.records import Record
 from rtstore.model.times import format_time, utc_now
@@ -110,7 +112,10 @@ def _after(store: RuntimeStore, since: str | None) -> _After:
         return {}
     at = point_of(store, since, "--since")
     if isinstance(at, datetime):
-        return {"since": format_time(at)}
+        moment = format_time(at)
+        point = store.database.read(partial(point_of_time, moment=moment))
+        # Those before it may have a later time: of a clock that was ahead.
+        return {"since": moment, "after": 0 if point is None else point.batch_number}
     if at == 0:
         return {"after": 0}
     with named(at="--since"):

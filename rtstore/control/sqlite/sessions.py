@@ -37,6 +37,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from rtstore.errors import RuntimeStoreError
 from rtstore.forks import at_fork, no_fork
 
 PATIENCE_S = 10.0
@@ -540,7 +541,8 @@ def _engine() -> Engine:
 
 def _taken() -> sqlite3.Connection:
     driver, _next.driver = _next.driver, None
-    assert driver is not None  # noqa: S101 - it is put there by the one caller
+    if driver is None:  # asked again: SQLAlchemy takes what is made before 1970 for outdated
+        raise RuntimeStoreError("the clock of this machine stands before 1970: set it first")
     return driver
 
 
