@@ -13,6 +13,7 @@ from rtstore.model.edits import ForeignEdits
 from rtstore.model.records import (
     ActionKind,
     Hindrance,
+    HindranceKind,
     InspectionState,
     Manifest,
     ReadinessCheck,
@@ -227,8 +228,10 @@ def _refuse(
     newer: Sequence[str],
 ) -> tuple[StartKind, str] | None:
     for hindrance in hindrances:
-        command = hindrance.way.command
+        command, why = hindrance.way.command, hindrance.way.why
         helps = "" if command is None else f". Run: {command}"
+        if command is None and hindrance.kind in (HindranceKind.OWNER, HindranceKind.READ_ONLY):
+            helps = f". What helps: {why}"
         return StartKind.REFUSE, hindrance.problem + helps
     for action in wrong:
         if action.reason == InspectionState.FUTURE_SCHEMA:

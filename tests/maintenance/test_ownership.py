@@ -413,6 +413,7 @@ def test_the_runtime_asks_what_it_may_write_itself(directory: Path) -> None:
             start = store.start_state("run-9")
             assert start.kind is StartKind.REFUSE
             assert "logs belongs to another user" in start.why
+            assert f"What helps: run this as {OTHER}:{GROUP}" in start.why
             assert not start.readiness.ok
 
     as_user(refused)
