@@ -228,11 +228,7 @@ def _refuse(
     newer: Sequence[str],
 ) -> tuple[StartKind, str] | None:
     for hindrance in hindrances:
-        command, why = hindrance.way.command, hindrance.way.why
-        helps = "" if command is None else f". Run: {command}"
-        if command is None and hindrance.kind in (HindranceKind.OWNER, HindranceKind.READ_ONLY):
-            helps = f". What helps: {why}"
-        return StartKind.REFUSE, hindrance.problem + helps
+        return StartKind.REFUSE, hindrance.problem + _what_helps(hindrance)
     for action in wrong:
         if action.reason == InspectionState.FUTURE_SCHEMA:
             why = f"{action.schema_name} was written by a newer program: start that one"
@@ -255,6 +251,14 @@ def _refuse(
             )
             return StartKind.REFUSE, why
     return None
+
+
+def _what_helps(hindrance: Hindrance) -> str:
+    command, why = hindrance.way.command, hindrance.way.why
+    if command is not None:
+        return f". Run: {command}"
+    is_for_a_person = hindrance.kind in (HindranceKind.OWNER, HindranceKind.READ_ONLY)
+    return f". What helps: {why}" if is_for_a_person else ""
 
 
 def _leave_to_a_person(
