@@ -255,26 +255,35 @@ class LockTimeoutError(RetryableError):
         self.path = path
         self.timeout_s = timeout_s
         self.holder = holder
+        """Who holds it, in words, as far as the system says; None where nobody is seen to now."""
         self.is_own_process = is_own_process
         """Whether this process holds it, in another thread or through another object."""
         self.stopped_process = stopped_process
         """The process that holds it, where it is known to be stopped by a signal."""
-        advice = (
-            "That is this very process: a write of it is under way, of another object or thread. "
-            "Try again when that has ended; inside of it, waiting would never end."
-            if is_own_process
-            else "Try again, or wait longer (lock_timeout_s, or --lock-timeout of a command); the "
-            "lock is freed when its holder ends."
-        )
         if stopped_process is not None:
             advice = (
                 "That process is stopped by a signal, and waiting does not end that: it goes on "
                 f"with kill -CONT {stopped_process}, or ends with kill -KILL {stopped_process}. "
                 "What it had acknowledged stays."
             )
+        elif is_own_process:
+            advice = (
+                "That is this very process: a write of it is under way, of another object or "
+                "thread; or the program itself has a lock there, or was started with one, as "
+                "flock(1) does it. Try again when that has ended; inside of it, waiting would "
+                "never end."
+            )
+        elif holder is None:
+            advice = "Try again: it was released just then, or this process was about to fork."
+        else:
+            advice = (
+                "Try again, or wait longer (lock_timeout_s, or --lock-timeout of a command); the "
+                "lock is freed when its holder releases it, or ends."
+            )
         super().__init__(
             f"the writer lock {path} was not free within {timeout_s:g} s: "
-            f"held by {holder or 'an unknown process'}. {advice}"
+            + ("nobody is seen to hold it now" if holder is None else f"held by {holder}")
+            + f". {advice}"
         )
 
 

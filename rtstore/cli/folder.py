@@ -20,7 +20,6 @@ from rtstore.cli.exits import ExitCode, exit_code_of
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
-from rtstore.control.lock import read_signature
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
@@ -97,7 +96,7 @@ class Line(Record):
     lock_holder: str | None = None
     """Who holds the writer lock at this moment; None when it is free."""
     lock_process_id: int | None = None
-    """The process id in that, if there is one."""
+    """The process that holds it, if the system shows one."""
     next: tuple[NextStep, ...] = ()
 
 
@@ -221,7 +220,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
     last = look.last_batch
     last_at = None if last is None else last.completed_at or last.started_at
     run = look.run
-    holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
+    holder = store.lock.look()
     return Line(
         directory=str(look.directory),
         lane_id=lane_id,
@@ -236,8 +235,8 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
         last_batch_at=last_at,
         age_seconds=None if last_at is None else age_of(last_at, look.now),
         database_bytes=sum(bytes_on_disk(look.directory)),
-        lock_holder=holder,
-        lock_process_id=read_signature(holder or "").process_id,
+        lock_holder=None if holder is None else holder.words,
+        lock_process_id=holder.processes[0].pid if holder and holder.processes else None,
         next=look.next,
     )
 
@@ -417,7 +416,7 @@ def _holder(line: Line) -> str:
     """Return the holder of the lock in short; the JSON has all of it."""
     if line.lock_holder is None:
         return "free" if line.team_name else "-"
-    return f"process {line.lock_process_id}" if line.lock_process_id else line.lock_holder
+    return f"process {line.lock_process_id}" if line.lock_process_id else "not known"
 
 
 def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:

@@ -2,7 +2,8 @@
 
 It is a lock of the operating system (flock(2), from `fcntl`) on `runtime-store.lock`. It is
 released when its holder dies, so it is never stale, and its age means nothing. The file stays.
-Its text says who took the lock last, only for the message of a caller that waits.
+Its text says which writer took the lock last, only for a message. Who holds it now, only the system
+knows (`WriterLock.look`): that writer may be idle or gone, and another program have the lock.
 
 A file can be removed under its holder, and the next writer would lock another file. So the
 directory itself is locked too, where the file system can do that: its name cannot be given to
@@ -29,13 +30,15 @@ import stat
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from rtstore.control.run_processes import is_stopped_pid
-from rtstore.control.sqlite.processes import has_flock
+from rtstore.control.sqlite import processes
+from rtstore.control.sqlite.processes import Flock, Process
 from rtstore.errors import (
     MOVED,
     InvalidRequestError,
@@ -52,7 +55,8 @@ from rtstore.files.paths import move_aside_command
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import at_fork, last_fork, may_be_inherited
-from rtstore.model.times import format_time, parse_time, utc_now
+from rtstore.model.records import Record
+from rtstore.model.times import Timestamp, format_time, parse_time, utc_now
 
 try:
     import fcntl
@@ -63,6 +67,13 @@ LOCK_NAME = "runtime-store.lock"
 DEFAULT_TIMEOUT_S = 30.0
 POLL_INTERVAL_S_MIN = 0.0005
 POLL_INTERVAL_S_MAX = 0.005
+_LOOKS = 8
+"""How often the holder is looked for before it is said that the system does not show it: writers
+take turns, and the one that held the lock may have released it when its process is looked at."""
+_LASTING, _LASTING_S = 3, 0.05
+"""How often, and in seconds how long after each other, a lock of no writer must be seen."""
+_SEEN_S = 0.05
+"""In seconds. Calls that time out together share one look at who holds the lock."""
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
@@ -248,6 +259,8 @@ class WriterLock:
         self.timeout_s = timeout_s
         self._held: weakref.ref[Hold] | None = None
         """The last hold of this object; it has ended when that is closed or lost."""
+        self._seen: tuple[float, Holder | None] = -_SEEN_S, None
+        """Who held it for a call that timed out, and when that was known."""
         self.is_of_open_store = False
         """Whether a database is open with it: a directory that is not there has gone since."""
 
@@ -303,13 +316,16 @@ class WriterLock:
 
     def timed_out(self, timeout_s: float) -> LockTimeoutError:
         """Return the error for a wait that was too long, with who holds the lock."""
-        is_own_process = any(map(self._is_held_with, list(_open_after_fork)))
+        seen_at, holder = self._seen
+        if time.monotonic() - seen_at > min(timeout_s, _SEEN_S):
+            holder = self._look()
+            self._seen = time.monotonic(), holder
         return LockTimeoutError(
             self.path,
             timeout_s,
-            self.holder(),
-            is_own_process=is_own_process,
-            stopped_process=self.stopped_holder(),
+            None if holder is None else holder.words,
+            is_own_process=holder is not None and holder.is_this_process,
+            stopped_process=None if holder is None else holder.stopped,
         )
 
     def _is_held_with(self, reference: weakref.ref[Hold | Look]) -> bool:
@@ -370,8 +386,68 @@ class WriterLock:
         during the block, which must be short. Otherwise as `is_held`."""
         return Look(self)
 
-    def holder(self) -> str | None:
-        """Return who took the lock last and when, as that process wrote it, or None."""
+    def look(self, *, everyone: bool = False) -> Holder | None:
+        """Return who holds the lock, as far as the system says. None where nobody is seen to.
+
+        Not for an opening or a write: to list all locks, the system stops every processor. The list
+        names who took a lock; with `everyone`, also who has it from that process is found. A lock
+        of no writer of rtstore counts only if it lasts: who looks whether the lock is free has one,
+        too, for an instant.
+        """
+        holder = self._look(everyone=everyone)
+        for _ in range(_LASTING - 1):
+            if holder is None or holder.is_writer:
+                break
+            time.sleep(_LASTING_S)
+            holder = self._look(everyone=everyone)
+        return holder
+
+    def _look(self, *, everyone: bool = False) -> Holder | None:
+        found: list[Flock] = []
+        for left in reversed(range(_LOOKS)):
+            # Beside a fork, `is_held` would wait for its end.
+            is_held = not may_be_inherited(last_fork()) and self.is_held()
+            takers = processes.flock_takers(self.names)
+            others = (takers or set()) - {os.getpid()}
+            found = _without_looks(processes.flocks_of(self.names, takers or ()))
+            if found or takers is None or not (is_held or others):
+                break
+            if not left:  # who took it may have left it to a child
+                found = processes.flocks_of(self.names)
+            time.sleep(POLL_INTERVAL_S_MIN)
+        if not (found or is_held or others):
+            return None
+        if everyone and found:
+            found = processes.flocks_of(self.names) or found
+        return self._holder(found)
+
+    def _holder(self, found: Sequence[Flock]) -> Holder:
+        is_held_here = any(map(self._is_held_with, list(_open_after_fork)))
+        pids = {lock.pid for lock in found} or ({os.getpid()} if is_held_here else set())
+        exclusive = {(lock.pid, lock.path) for lock in found if lock.is_exclusive}
+        writers = {pid for pid in pids if all((pid, path) in exclusive for path in self.names)}
+        if is_held_here:
+            writers |= {os.getpid()} & pids
+        signature = self.signature()
+        signed = read_signature(signature or "")
+        is_signed = signed.process_id in writers and f" on {_HOST} since " in str(signature)
+        return Holder(
+            processes=tuple(map(processes.process, sorted(pids))),
+            locked=tuple(
+                words
+                for path, words in zip(self.names, (LOCK_NAME, "the directory"), strict=True)
+                if path in {lock.path for lock in found}
+            ),
+            is_shared=not exclusive,
+            is_writer=bool(writers),
+            is_this_process=os.getpid() in pids,
+            stopped=next(filter(is_stopped_pid, sorted(pids)), None),
+            since=signed.since if is_signed else None,
+            signature=signature,
+        )
+
+    def signature(self) -> str | None:
+        """Return which writer took the lock last and when, as that process wrote it, or None."""
         try:
             owner = open_owned(self.names[0], _LOOK_FLAGS)
             text = os.read(owner.fileno(), 400).decode("utf-8", errors="replace")
@@ -381,15 +457,6 @@ class WriterLock:
         # Any program may have written there, and this is printed to terminals.
         text = "".join(char if char.isprintable() else " " for char in text)
         return text.strip()[:200] or None
-
-    def stopped_holder(self) -> int | None:
-        """Return the process that holds the lock and is stopped by a signal (SIGSTOP, Ctrl-Z), so
-        that it does not release it by itself. None where there is none, or none is known."""
-        text = self.holder() or ""
-        pid = read_signature(text).process_id
-        if pid is None or not text.startswith(f"process {pid} on {_HOST} since "):
-            return None
-        return pid if is_stopped_pid(pid) and has_flock(self.path, pid) else None
 
     def _current(self) -> Hold | None:
         held = None if self._held is None else self._held()
@@ -467,6 +534,47 @@ class WriterLock:
             return  # the signature is for people; the lock is held without it
 
 
+def _without_looks(found: Sequence[Flock]) -> list[Flock]:
+    """Return locks without the shared ones of this process, while it looks whether the lock is
+    free."""
+    looks = any(isinstance(reference(), Look) for reference in list(_open_after_fork))
+    return [lock for lock in found if lock.is_exclusive or lock.pid != os.getpid() or not looks]
+
+
+class Holder(Record):
+    """Who holds the writer lock, as far as the system says."""
+
+    processes: tuple[Process, ...]
+    """Those that have the lock now, as their descriptors show; empty where none is shown."""
+    locked: tuple[str, ...]
+    """What they have locked, in words: the lock file, the directory."""
+    is_shared: bool
+    is_writer: bool
+    """Whether one of them holds it as a writer of rtstore does: the file and the directory, each
+    for itself alone."""
+    is_this_process: bool
+    """Whether this process is one of them."""
+    stopped: int | None
+    """One of them that is stopped by a signal (SIGSTOP, Ctrl-Z), so that it releases nothing by
+    itself."""
+    since: Timestamp | None
+    """Since when a writer of rtstore holds it, as that signed."""
+    signature: str | None
+    """Which writer took it last, as that signed: perhaps another one, long ago."""
+
+    @property
+    def words(self) -> str:
+        """Who it is, in words."""
+        if not self.processes:
+            signed = f"; last signed by {self.signature}" if self.signature else ""
+            return f"a process that is not known here, perhaps of another user or container{signed}"
+        who = processes.listed(self.processes)
+        if self.is_writer:
+            return who if self.since is None else f"{who} since {format_time(self.since)}"
+        kind, names = "a shared lock" if self.is_shared else "a lock", " and ".join(self.locked)
+        return f"{who}, by {kind} on {names}, and not as a writer of rtstore"
+
+
 class Signature(NamedTuple):
     """What the text of a lock file says of who took the lock last. Any program may have written
     there: a part that is not there, or makes no sense, is None."""
@@ -476,7 +584,7 @@ class Signature(NamedTuple):
 
 
 def read_signature(text: str) -> Signature:
-    """Read what `WriterLock.holder` returned."""
+    """Read what `WriterLock.signature` returned."""
     process_id = re.match(r"process ([1-9]\d{0,9}) on ", text)
     since = re.search(r" since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)$", text)
     moment = None

@@ -246,7 +246,7 @@ def test_a_locked_directory(tmp_path: Path) -> None:
         result = run("recover", directory, "--lock-timeout", "0.1")
         refused(result, ExitCode.RETRY_LATER, "was not free within 0.1 s", f"process {holder.pid}")
         status = run("status", directory)
-        assert f"Writer lock        held by process {holder.pid} on " in status.out
+        assert f"Writer lock        held by process {holder.pid} (" in status.out
         holder_words = run("status", directory, "--json").json()["lockHolder"]
         assert holder_words.startswith(f"process {holder.pid} ")
     assert not sessions.exists()

@@ -248,7 +248,7 @@ def test_who_writes(tmp_path: Path) -> None:
         found = lines(tmp_path)
         row = run("status", tmp_path).row(str(held), "process", str(holder.pid))
     assert f"process {holder.pid}" in row
-    assert found["a"]["lockHolder"].startswith(f"process {holder.pid} on ")
+    assert found["a"]["lockHolder"].startswith(f"process {holder.pid} (")
     assert found["a"]["lockProcessId"] == holder.pid
     assert (found["b"]["lockHolder"], found["b"]["lockProcessId"]) == (None, None)
 

@@ -1,9 +1,11 @@
-"""A writer that is stopped by a signal (SIGSTOP, Ctrl-Z) while it holds the writer lock: everybody
-says that it is, and how the lock is freed."""
+"""Who keeps others from writing, and how the lock is freed: a writer that is stopped by a signal
+(SIGSTOP, Ctrl-Z) while it holds the writer lock, and another program that has locked it."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from rtstore import LockTimeoutError, RuntimeStore
 from rtstore.control.lock import WriterLock
 from tests.cli.commands import run
 from tests.support import IDENTITY, LEASES, child, hear, new_directory, open_store, write
+from tests.support.forked import forked
 
 HOLD = """
 import sys
@@ -26,6 +29,20 @@ with RuntimeStore.open(sys.argv[1]) as store:
         say("held")
         wait()
 """
+
+
+OTHER = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2]))
+say("held")
+wait()
+"""
+
+
+def stopped(directory: Path) -> int | None:
+    """The process that holds the lock and is stopped by a signal, as the system says."""
+    holder = WriterLock(directory).look()
+    return None if holder is None else holder.stopped
 
 
 @pytest.fixture
@@ -43,7 +60,7 @@ def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock, and is stopped."""
     with child(HOLD, directory) as process:
         assert hear(process) == "held"
-        assert WriterLock(directory).stopped_holder() is None
+        assert stopped(directory) is None
         os.kill(process.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         yield process
@@ -55,7 +72,7 @@ def test_the_doctor_is_red_where_a_write_would_fail(
     """And names both ways out."""
     said = run("doctor", directory)
     assert said.code == 1
-    assert "which is stopped by a signal: every write waits for it, and fails" in said.out
+    assert f"process {holder.pid} is stopped by a signal: every write waits for it" in said.out
     assert f"kill -CONT {holder.pid}\n" in said.out
     assert f"kill -KILL {holder.pid}\n" in said.out
 
@@ -88,12 +105,12 @@ def test_what_they_name_frees_the_lock(directory: Path, holder: subprocess.Popen
     """Once it goes on it is a writer at work; once it is killed, the lock is free."""
     os.kill(holder.pid, signal.SIGCONT)
     os.waitid(os.P_PID, holder.pid, os.WCONTINUED | os.WNOWAIT)
-    assert WriterLock(directory).stopped_holder() is None
+    assert stopped(directory) is None
     assert "a writer is at work" in run("doctor", directory).out
     os.kill(holder.pid, signal.SIGSTOP)
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    assert WriterLock(directory).stopped_holder() is None
+    assert stopped(directory) is None
     with RuntimeStore.open(directory) as store:
         assert store.read(LEASES).data == "first"
         assert not store.lock.is_held()
@@ -106,5 +123,23 @@ def test_another_stopped_process_is_not_blamed(
     text = (directory / "runtime-store.lock").read_text()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "runtime-store.lock").write_text(text)
-    assert WriterLock(directory).stopped_holder() == holder.pid
-    assert WriterLock(tmp_path / "other").stopped_holder() is None
+    assert stopped(directory) == holder.pid
+    assert stopped(tmp_path / "other") is None
+
+
+@pytest.mark.parametrize("how", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_the_doctor_is_red_where_another_program_has_the_lock(directory: Path, how: int) -> None:
+    """Every write fails meanwhile. What is advised ends that program, and not the runtime, which
+    wrote last and is idle; and it frees the lock."""
+    with forked(OTHER, directory, str(how)) as other:
+        assert hear(other) == "held"
+        doctor = run("doctor", directory)
+        assert re.findall("kill .*", doctor.out) == [f"kill {other.pid}"]
+        looked = run("status", directory).row("Writer", "lock")
+        for said in (doctor.row("red", "lock"), looked):
+            assert f"held by process {other.pid} (" in said
+            assert f"process {os.getpid()}" not in said
+        os.kill(other.pid, signal.SIGTERM)
+        other.wait(20)
+    WriterLock(directory).hold(0).release()
+    assert run("doctor", directory).row("green", "lock")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rtstore.control.contents import StoreSize
+from rtstore.control.lock import Holder
 from rtstore.control.sqlite.processes import Process
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, Level
@@ -132,11 +133,10 @@ def test_a_full_disk_keeps_a_database_from_being_read() -> None:
 
 def test_a_stopped_holder_of_the_lock() -> None:
     """It is red at once, however short it holds the lock, and has both ways out."""
-    holder = {"lock_holder": HOLDER, "lock_process_id": 42, "lock_since": NOW}
-    finding = found(Check.LOCK, **holder, lock_is_stopped=True)
+    finding = found(Check.LOCK, lock_holder=held(stopped=42))
     assert finding.level is Level.RED
     assert commands(finding) == ["kill -CONT 42", "kill -KILL 42"]
-    assert found(Check.LOCK, **holder).level is Level.GREEN
+    assert found(Check.LOCK, lock_holder=held()).level is Level.GREEN
 
 
 def test_something_odd_beside_the_database() -> None:
@@ -188,16 +188,29 @@ def test_ready_with_something_to_do_is_not_green() -> None:
     assert finding.sentence == "ready, but not every store file is what is committed"
 
 
-HOLDER = "process 42 on box since 2026-04-21T11:58:00.000Z"
+def held(**facts: Any) -> Holder:
+    """The writer lock in the hands of a writer of rtstore, but for what is given."""
+    writer = {
+        "processes": (Process(pid=42, command="python"),),
+        "locked": ("runtime-store.lock", "the directory"),
+        "is_shared": False,
+        "is_writer": True,
+        "is_this_process": False,
+        "stopped": None,
+        "since": NOW - timedelta(seconds=5),
+        "signature": "process 42 on box since 2026-04-21T11:59:55.000Z",
+    }
+    return Holder.model_validate(writer | facts)
 
 
 def test_the_writer_lock() -> None:
     """A writer at work is as it should be; one that has worked for long is named, with the way to
     end it; who has the database open is told."""
-    short = found(Check.LOCK, lock_holder=HOLDER, lock_since=NOW - timedelta(seconds=5))
-    assert (short.level, HOLDER in short.sentence) == (Level.GREEN, True)
-    since = NOW - timedelta(minutes=2)
-    long = found(Check.LOCK, lock_holder=HOLDER, lock_process_id=42, lock_since=since)
+    short = found(Check.LOCK, lock_holder=held())
+    assert short.level is Level.GREEN
+    assert "process 42 (python) since 2026-04-21T11:59:55.000Z" in short.sentence
+    assert found(Check.LOCK, lock_holder=held(since=None)).level is Level.GREEN
+    long = found(Check.LOCK, lock_holder=held(since=NOW - timedelta(minutes=2)))
     assert (long.level, commands(long)) == (Level.YELLOW, ["kill 42"])
     assert "120 s" in long.sentence
     readers = (Process(pid=7, command="python"),)
@@ -211,7 +224,38 @@ def test_a_lock_that_is_not_the_writer_lock() -> None:
     finding = found(Check.LOCK, sql_writer=other)
     assert (finding.level, commands(finding)) == (Level.RED, ["kill 7"])
     assert "7 (sqlite3, running since 2026-04-21T12:00:00.000Z)" in finding.sentence
-    assert found(Check.LOCK, sql_writer=other, lock_holder=HOLDER).level is Level.GREEN
+    assert found(Check.LOCK, sql_writer=other, lock_holder=held()).level is Level.GREEN
+
+
+def test_a_lock_of_another_program() -> None:
+    """It is red however short it is held, for no writer comes by; who is known to have it is to be
+    ended, all of them, and never the process that asks."""
+    both = (Process(pid=7, command="flock"), Process(pid=8, command="sleep"))
+    other = {"processes": both, "is_writer": False, "since": None}
+    finding = found(Check.LOCK, lock_holder=held(**other, locked=("the directory",)))
+    assert (finding.level, commands(finding)) == (Level.RED, ["kill 7 8"])
+    assert "processes 7 (flock), 8 (sleep), by a lock on the directory" in finding.sentence
+    assert "process 42" not in finding.sentence
+    shared = found(Check.LOCK, lock_holder=held(**other, is_shared=True))
+    assert "by a shared lock on runtime-store.lock and the directory" in shared.sentence
+    own = found(Check.LOCK, lock_holder=held(**other, is_this_process=True))
+    assert (own.level, commands(own)) == (Level.RED, [])
+    long = held(since=NOW - timedelta(minutes=2), is_this_process=True)
+    assert commands(found(Check.LOCK, lock_holder=long)) == []
+
+
+def test_a_holder_that_the_system_does_not_show() -> None:
+    """Who signed the lock last may be idle or gone, or its pid another program's: nothing is to be
+    ended."""
+    hidden = {"processes": (), "is_writer": False, "since": None}
+    finding = found(Check.LOCK, lock_holder=held(**hidden))
+    assert (finding.level, commands(finding)) == (Level.GREEN, [])
+    assert "not known here" in finding.sentence
+    assert "last signed by process 42 on box" in finding.sentence
+    old = "process 42 on box since 2026-04-21T11:58:00.000Z"
+    for signature in (old, "rubbish", None):
+        finding = found(Check.LOCK, lock_holder=held(**hidden, signature=signature))
+        assert (finding.level, commands(finding)) == (Level.YELLOW, [])
 
 
 @pytest.mark.parametrize(
@@ -269,7 +313,7 @@ def test_what_lies_about() -> None:
     named; a WAL that has grown, with who keeps it from being tidied up."""
     stray = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",))
     assert (stray.level, commands(stray)) == (Level.YELLOW, ["rtstore recover '/teams/a team'"])
-    at_work = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",), lock_holder=HOLDER)
+    at_work = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",), lock_holder=held())
     assert at_work.level is Level.GREEN
     assert "own.json" in found(Check.STRAY_FILES, unknown_files=("own.json",)).sentence
     committed = found(Check.STRAY_FILES, unregistered={"team.old": "old.json"})

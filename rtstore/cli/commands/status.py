@@ -36,6 +36,7 @@ from rtstore.cli.snapshot import (
     shown,
 )
 from rtstore.control.contents import StoreSize
+from rtstore.control.lock import Holder
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
@@ -176,10 +177,9 @@ def run(
             return report_folder(directory, found, as_json=as_json, wide=wide)
     with open_to_look(directory) as store:
         look = look_at(store, expected)
-        holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
-        stopped = store.lock.stopped_holder() if holder else None
+        holder = store.lock.look()
         obstacle = None if holder else _in_the_way(store)
-    report = _report(look, holder, stopped)
+    report = _report(look, holder)
     _show(page_of(report, as_json=as_json, wide=wide), look, report, obstacle)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
@@ -191,8 +191,8 @@ def _refuse_identity(expected: Expected) -> None:
             raise InvalidRequestError(option, "is of one runtime directory, and this is a folder")
 
 
-def _report(look: Look, holder: str | None, stopped: int | None) -> StatusReport:
-    """`stopped` is the process that holds the writer lock and is stopped by a signal."""
+def _report(look: Look, holder: Holder | None) -> StatusReport:
+    stopped = None if holder is None else holder.stopped
     first = () if stopped is None else ways_to_free(stopped)
     database_bytes, wal_bytes = bytes_on_disk(look.directory)
     near = look_near(look.directory)
@@ -212,7 +212,7 @@ def _report(look: Look, holder: str | None, stopped: int | None) -> StatusReport
         open_batches=look.open_batches,
         newer_files=look.newer_files,
         backup=look.backup,
-        lock_holder=holder,
+        lock_holder=None if holder is None else holder.words,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
         in_transaction=in_transaction(look.directory / DATABASE_NAME),

@@ -1,4 +1,5 @@
-"""Find the processes that have a database open or locked. Works on Linux; elsewhere finds none.
+"""Find the processes that have a database open, or a file locked. Works on Linux; elsewhere finds
+none.
 
 Only files of `/proc` are opened: opening and closing a database would drop its locks.
 """
@@ -6,10 +7,11 @@ Only files of `/proc` are opened: opening and closing a database would drop its 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from rtstore.control.sqlite.ground import is_known_free
 from rtstore.foreign import suppress_system_error, system_error
@@ -77,18 +79,77 @@ def reading(database: Path) -> tuple[Process, ...]:
     return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
 
-def has_flock(path: Path, pid: int) -> bool:
-    """Return whether a process is known to hold a file with flock. The device is not compared:
-    some file systems show another one here."""
-    with suppress_system_error(UnicodeDecodeError):
-        end = f":{os.stat(path).st_ino}"
-        for line in (_PROC / "locks").read_text(encoding="ascii").splitlines():
-            words = line.split()
-            # 1: FLOCK  ADVISORY  WRITE 17589 fe:00:2368219 0 EOF
-            is_flock = words[1:2] == ["FLOCK"] and words[3:5] == ["WRITE", str(pid)]
-            if is_flock and words[5].endswith(end):
-                return True
-    return False
+class Flock(NamedTuple):
+    """A lock with flock(2) on a file, and a process that has it."""
+
+    pid: int
+    path: str
+    is_exclusive: bool
+
+
+def flock_takers(paths: Sequence[str]) -> set[int] | None:
+    """Return the processes that took the locks with flock on files, or None where the system does
+    not tell. One of them may have ended since, and left its lock to a child: `flocks_of` asks."""
+    # Some file systems show another device here than `stat` does.
+    ends = tuple(f":{inode}" for _, inode in _identified(paths))
+    try:
+        lines = _lines_of_locks()
+    except system_error(UnicodeDecodeError):
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 17589 fe:00:2368219 0 EOF
+    return {
+        int(words[4])
+        for words in map(str.split, lines)
+        if words[1:2] == ["FLOCK"] and words[5].endswith(ends)
+    }
+
+
+def flocks_of(paths: Sequence[str], pids: Iterable[int] | None = None) -> list[Flock]:
+    """Return the locks with flock that processes have on files, as their descriptors show. Without
+    `pids`, of every process. Those of another user or container are not shown."""
+    wanted = _identified(paths)
+    if pids is None:
+        pids = _all_pids()
+    return [lock for pid in sorted(pids) for lock in set(_flocks_of(pid, wanted))]
+
+
+def _identified(paths: Sequence[str]) -> dict[tuple[int, int], str]:
+    """Return the files that are there by device and inode."""
+    found = {}
+    for path in paths:
+        with suppress_system_error():
+            status = os.stat(path)
+            found[status.st_dev, status.st_ino] = path
+    return found
+
+
+def _all_pids() -> list[int]:
+    with suppress_system_error():
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    return []
+
+
+def _flocks_of(pid: int, wanted: dict[tuple[int, int], str]) -> Iterator[Flock]:
+    place, inodes = f"{_PROC}/{pid}", {str(inode) for _, inode in wanted}
+    with suppress_system_error():  # it has ended, or is another user's
+        for number in os.listdir(f"{place}/fdinfo"):
+            for is_exclusive, inode in _flocks_in(f"{place}/fdinfo/{number}"):
+                if inode not in inodes:
+                    continue  # what it has open may be on a medium that does not answer
+                with suppress_system_error():
+                    found = os.stat(f"{place}/fd/{number}")
+                    if path := wanted.get((found.st_dev, found.st_ino)):
+                        yield Flock(pid, path, is_exclusive)
+
+
+def _flocks_in(facts: str) -> Iterator[tuple[bool, str]]:
+    """Yield of each lock with flock of a descriptor whether it is exclusive, and the inode."""
+    with suppress_system_error():
+        text = Path(facts).read_text(encoding="ascii", errors="replace")
+        for words in map(str.split, text.splitlines()):
+            # lock:   1: FLOCK  ADVISORY  WRITE 17589 fe:00:2368219 0 EOF
+            if words[:1] == ["lock:"] and words[2] == "FLOCK":
+                yield words[4] == "WRITE", words[6].rpartition(":")[2]
 
 
 def process(pid: int) -> Process:
@@ -100,11 +161,16 @@ def process(pid: int) -> Process:
     return Process(pid=pid, command=command, since=since)
 
 
+def _lines_of_locks() -> list[str]:
+    """Return every lock of the system, each in a line. Raises OSError, UnicodeDecodeError."""
+    return (_PROC / "locks").read_text(encoding="ascii").splitlines()
+
+
 def _locks_on(path: Path) -> list[tuple[int, str, int, float]]:
     """Return the locks on a file (POSIX and OFD): process, READ or WRITE, first and last byte."""
     try:
         wanted = os.stat(path)
-        lines = (_PROC / "locks").read_text(encoding="ascii").splitlines()
+        lines = _lines_of_locks()
     except system_error(UnicodeDecodeError):
         return []
     found = []
@@ -135,7 +201,7 @@ def _started(pid: int) -> datetime:
 
 
 class Process(Record):
-    """A process that has the database open or locked."""
+    """A process that has the database open, or something locked."""
 
     pid: int
     command: str

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from rtstore.control.contents import StoreSize
+from rtstore.control.lock import Holder
 from rtstore.control.sqlite.processes import Process
 from rtstore.maintenance.suggestions import LaunchState
 from rtstore.model.records import Hindrance, Record, Suggestion
@@ -116,12 +117,8 @@ class Facts(Record):
     """The one of them that is damaged, where that is why."""
     unlink_control_file: str | None = None
     """The command that puts what it leads to in its place, where it is a link to a file."""
-    lock_holder: str | None = None
-    """The text that the holder of the writer lock wrote; None when the lock is free."""
-    lock_process_id: int | None = None
-    lock_since: Timestamp | None = None
-    lock_is_stopped: bool = False
-    """Whether the process that holds it is stopped by a signal."""
+    lock_holder: Holder | None = None
+    """Who holds the writer lock; None where nobody is seen to."""
     sql_writer: Process | None = None
     """A process with a write transaction open on the database that does not hold the writer
     lock."""

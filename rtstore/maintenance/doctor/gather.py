@@ -28,7 +28,7 @@ from rtstore.control import (
     recovery_log,
     revisions,
 )
-from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
+from rtstore.control.lock import LOCK_NAME, Holder, WriterLock
 from rtstore.control.lost_entries import paths_of_stores
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
@@ -327,34 +327,24 @@ def _hindrances(
 
 def _of_lock(directory: Path, path: Path) -> dict[str, Any]:
     """Return the facts of the writer lock, and of who writes without it."""
-    holder, sql_writer = _writers(directory, path)
-    signature = read_signature(holder or "")
-    stopped = None if holder is None else WriterLock(directory).stopped_holder()
-    return {
-        "lock_holder": holder,
-        "lock_process_id": signature.process_id,
-        "lock_since": signature.since,
-        "lock_is_stopped": stopped is not None,
-        "sql_writer": sql_writer,
-    }
+    holder, sql_writer = _writers(WriterLock(directory), path)
+    return {"lock_holder": holder, "sql_writer": sql_writer}
 
 
-def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
+def _writers(lock: WriterLock, path: Path) -> tuple[Holder | None, Process | None]:
     """Return who holds the writer lock, and the process that writes to the database without it.
 
     A writer of rtstore takes the lock first and releases it last, but may do both between two
     checks. So a suspect is checked again while the lock is kept free: a process that writes then
     certainly writes without it.
     """
-    lock = WriterLock(directory)
-    if lock.is_held():
-        return lock.holder() or "an unknown process", None
-    if processes.sql_writer(path) is None:
-        return None, None
+    holder = lock.look(everyone=True)
+    if holder is not None or processes.sql_writer(path) is None:
+        return holder, None
     with lock.kept_free() as is_free:
         if is_free:
             return None, processes.sql_writer(path)
-    return lock.holder() or "an unknown process", None
+    return lock.look(everyone=True), None
 
 
 def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from rtstore.control.lock import Holder, read_signature
 from rtstore.control.sqlite.processes import listed
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, FindingBuilder, Level
@@ -499,24 +500,8 @@ def _lock(facts: Facts) -> Iterator[Finding]:
     odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
     if odd:
         yield from (say.red(item.problem, item.way) for item in odd)
-    elif facts.lock_is_stopped and facts.lock_process_id is not None:
-        yield say.red(
-            f"held by {facts.lock_holder}, which is stopped by a signal: every write waits for it, "
-            "and fails",
-            *ways_to_free(facts.lock_process_id),
-        )
     elif facts.lock_holder is not None:
-        age = None if facts.lock_since is None else facts.now - facts.lock_since
-        if age is not None and age > LONG_HOLD:
-            pid = facts.lock_process_id
-            ways = () if pid is None else (_end(pid),)
-            yield say.yellow(
-                f"a writer holds the writer lock for {int(age.total_seconds())} s: "
-                f"{facts.lock_holder}. Others wait for it",
-                *ways,
-            )
-        else:
-            yield say.green(f"a writer is at work: {facts.lock_holder}")
+        yield _held(facts.lock_holder, facts, say)
     elif writer is not None:
         since = "" if writer.since is None else f", running since {format_time(writer.since)}"
         yield say.red(
@@ -531,10 +516,36 @@ def _lock(facts: Facts) -> Iterator[Finding]:
         yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
 
 
-def _end(pid: int) -> Suggestion:
+def _held(holder: Holder, facts: Facts, say: FindingBuilder) -> Finding:
+    """Return the finding of a lock that somebody holds. Only who is seen to hold it is to be ended,
+    and never the process that asks."""
+    if holder.stopped is not None:
+        return say.red(
+            f"held by {holder.words}; process {holder.stopped} is stopped by a signal: every write "
+            "waits for it, and fails",
+            *ways_to_free(holder.stopped),
+        )
+    pids = [item.pid for item in holder.processes]
+    ways = () if holder.is_this_process or not pids else (_end(*pids),)
+    if holder.processes and not holder.is_writer:
+        return say.red(f"held by {holder.words}: every write waits for it, and fails", *ways)
+    if holder.is_writer:
+        what, since = f"a writer is at work: {holder.words}", holder.since
+    else:
+        what, since = f"held by {holder.words}", read_signature(holder.signature or "").since
+    age = None if since is None else facts.now - since
+    if holder.is_writer if age is None else age <= LONG_HOLD:
+        return say.green(what)
+    if age is not None and holder.is_writer:
+        what = f"a writer holds it for {_seconds(age)} s: {holder.words}"
+    return say.yellow(f"{what}. Others wait for it", *ways)
+
+
+def _end(*pids: int) -> Suggestion:
     return Suggestion(
-        command=f"kill {pid}",
-        why="ends it, if it cannot be asked to finish; what it had not committed is rolled back",
+        command=shell_command("kill", *map(str, pids)),
+        why=f"ends {'them, if they' if pids[1:] else 'it, if it'} cannot be asked to finish; what "
+        "was not committed is rolled back",
     )
 
 
