@@ -1074,6 +1074,7 @@ class UnusableEngineError(StopError):
 
 MOVED = "is not there any more: it was moved, renamed or removed while it was open"
 ANOTHER = "has another database now: it was rebuilt, restored or replaced"
+FORKED = "was opened before this process was forked from its parent"
 
 
 class StoreClosedError(StopError):
@@ -1084,4 +1085,7 @@ class StoreClosedError(StopError):
         self.directory = directory
         self.problem = problem
         self.is_gone = is_gone
-        super().__init__(f"the runtime store of {directory} {problem}. Open it again.")
+        way = "Open it again"
+        if problem.startswith(FORKED):
+            way += "; to go on with the run of its parent, begin_run with its id"
+        super().__init__(f"the runtime store of {directory} {problem}. {way}.")

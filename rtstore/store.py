@@ -643,6 +643,10 @@ class RuntimeStore:
             supersede: begin although the process of the active run is alive on this host; its
                 writes are refused from then on. (That process may itself begin another run.)
 
+        The process of the run is this one, or, if that is gone, the next one that resumes the run
+        or writes under its identity. A child that goes on with the run, as a daemon does, resumes
+        it: until its first write, or that, the run's process is gone with the parent.
+
         A store in none of these stays the old run's; `Run.left` names it. Durable on return. After
         a crash there is the old run, or the new one with all its stores.
 

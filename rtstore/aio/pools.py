@@ -40,6 +40,7 @@ from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import (
+    FORKED,
     DatabaseLockedError,
     InvalidRequestError,
     LockTimeoutError,
@@ -96,8 +97,7 @@ class ThreadPools:
     def check_open(self) -> None:
         """Raise `StoreClosedError` when no call is admitted any more."""
         if self.is_of_parent:
-            problem = "was opened before this process was forked from its parent"
-            raise StoreClosedError(self._directory, problem)
+            raise StoreClosedError(self._directory, FORKED)
         if self._closing is not None:
             raise StoreClosedError(self._directory, "is closed")
 

@@ -65,6 +65,7 @@ from typing import TypeVar
 from rtstore.commit.draft import Draft, PlannedBatch
 from rtstore.control.lock import Hold, WriterLock
 from rtstore.errors import (
+    FORKED,
     BatchUnfinishedError,
     LockTimeoutError,
     RuntimeStoreError,
@@ -89,10 +90,7 @@ POLL_S = 0.003
 """In seconds. Who serves the tasks tries this often whether the lock is free, and encodes the
 batches that came meanwhile before it tries."""
 
-FORKED_IN_CALL = (
-    "was opened before this process was forked from its parent, in the middle of this call, "
-    "which the parent carries out"
-)
+FORKED_IN_CALL = f"{FORKED}, in the middle of this call, which the parent carries out"
 """What a child is told of the call in which it was forked."""
 
 Result = TypeVar("Result")

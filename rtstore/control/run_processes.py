@@ -33,13 +33,15 @@ def this_process(directory: Path) -> RunProcess:
 
 def is_this_process(process: RunProcess | None) -> bool:
     """Return whether a recorded process is this one."""
-    if process is None or (process.host, process.pid) != (_host(), os.getpid()):
+    return process is not None and is_this(process.host, process.pid, process.start)
+
+
+def is_this(host: str | None, pid: int | None, start: str | None) -> bool:
+    """Return whether the facts of a recorded process are those of this one."""
+    if (host, pid) != (_host(), os.getpid()):
         return False
-    recorded = _Start(process.start)
-    return process.start is None or (*recorded.where, recorded.ticks) == (
-        *_where(),
-        _ticks(process.pid),
-    )
+    recorded = _Start(start)
+    return start is None or (*recorded.where, recorded.ticks) == _this()
 
 
 def is_alive(process: RunProcess | None, directory: Path) -> bool | None:
@@ -75,6 +77,18 @@ class _Start:
         self.ticks = parts[3]
         self.clock = parts[4]
         """The time namespace; empty where none was recorded."""
+
+
+def _this() -> tuple[str | None, ...]:
+    """Return boot, namespace and start of this process, which stay the same: each batch asks."""
+    pid = os.getpid()
+    found = _known.get(pid) or (*_where(), _ticks(pid))
+    if None not in found:
+        _known[pid] = found
+    return found
+
+
+_known: dict[int, tuple[str | None, ...]] = {}
 
 
 def _host() -> str:

@@ -115,15 +115,23 @@ def stray_beginning(connection: Connection) -> tuple[int, str] | None:
 
 def admit(connection: Connection, logged: LoggedBatch, directory: Path) -> None:
     """Admit a batch to the log: its run is active, or this batch begins it, by this process. Raises
-    `StaleRunError` when the run is over."""
+    `StaleRunError` when the run is over.
+
+    A process that writes for an active run whose recorded process is gone is recorded in its place:
+    the daemon that one became, or a worker that outlives it.
+    """
     run_id = str(logged.batch.run_id)
-    if _SELECT_STATE.scalar(connection, run_id=run_id) == RunState.ACTIVE.value:
+    row = _SELECT_STATE.first(connection, run_id=run_id) or {}
+    is_active = row.get("state") == RunState.ACTIVE.value
+    if is_active and run_processes.is_this(row["host"], row["pid"], row["process_start"]):
         return
     found = find(connection, run_id)
     if found is None:
         _insert_beginning(connection, logged, run_processes.this_process(directory))
     elif found.is_over:
         raise stale(connection, found)
+    elif is_active and run_processes.is_alive(found.process, directory) is False:
+        resume(connection, run_id, run_processes.this_process(directory))
 
 
 def complete(connection: Connection, logged: Sequence[LoggedBatch]) -> None:
@@ -297,7 +305,11 @@ _SELECT_NEWEST = Statement(
 )
 _COUNT = Statement(select(func.count()).select_from(runs))
 _SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))
-_SELECT_STATE = Statement(select(runs.c.state).where(runs.c.run_id == bindparam("run_id")))
+_SELECT_STATE = Statement(
+    select(runs.c.state, runs.c.host, runs.c.pid, runs.c.process_start).where(
+        runs.c.run_id == bindparam("run_id")
+    )
+)
 _SELECT_ACTIVE = Statement(select(runs).where(_ACTIVE))
 _SELECT_ACTIVE_ID = Statement(select(runs.c.run_id).where(_ACTIVE))
 _SELECT_STRAY = Statement(

@@ -31,7 +31,7 @@ class RunEnding(StrEnum):
 
 
 class RunProcess(Record):
-    """The process that began or resumed a run."""
+    """The process of a run: that began or resumed it, or wrote for it once that one was gone."""
 
     host: str
     pid: int
@@ -49,7 +49,8 @@ class RunRecord(Record):
     begun_by_batch: str | None = None
     """The id of its first batch; None when it is not known."""
     process: RunProcess | None = None
-    """The process that began or resumed it; None when it is not known, as in an older database."""
+    """The process that began or resumed it, or wrote for it once that was gone; None when it is not
+    known, as in an older database."""
     ended_at: Timestamp | None = None
     ending: RunEnding | None = None
     """How it ended; None unless its state is `ended`."""

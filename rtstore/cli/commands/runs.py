@@ -63,7 +63,8 @@ def run(
 
     A run is one life of the runtime. One is active, or none. The others ended, or were superseded
     by one that began; their batches are refused, and their ids are not used again. The process is
-    the one that began or resumed the run: whether it lives can be told on its own host only.
+    the one that began or resumed the run, or the next one that wrote for it once that was gone:
+    whether it lives can be told on its own host only.
 
     \b
     JSON: directory, teamName, activeRunId or null, number (of all runs),

@@ -37,6 +37,7 @@ from rtstore.control.sqlite.translation import Translated, error_code, explained
 from rtstore.errors import (
     ANOTHER,
     EMPTY,
+    FORKED,
     MOVED,
     CorruptDatabaseError,
     DatabaseFailedError,
@@ -661,9 +662,7 @@ class Database:
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
-            raise StoreClosedError(
-                self.path.parent, "was opened before this process was forked from its parent"
-            )
+            raise StoreClosedError(self.path.parent, FORKED)
 
     def check_same_file(self) -> Identity:
         """Return the identity of the database. Raises `StoreClosedError` when another file has the
