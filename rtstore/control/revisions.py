@@ -30,7 +30,7 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.held import known_elsewhere
 from rtstore.control.sqlite.left_wal import begin_behind_stored
 from rtstore.control.sqlite.statements import database_of, driver_of
-from rtstore.control.sqlite.translation import translate
+from rtstore.control.sqlite.translation import lacks_descriptors, translate
 from rtstore.errors import (
     EMPTY,
     CorruptDatabaseError,
@@ -485,16 +485,27 @@ def _remove_unfinished(path: Path, fs: FileSystem) -> None:
 
 def run_revisions(connection: Connection, to: str = "head") -> None:
     """Upgrade the database of a connection to a revision, by default the newest, in the caller's
-    transaction."""
+    transaction. Raises `StorageError` when the system refuses to read the revisions, and
+    `UnusableEngineError` when that revision was not reached."""
     with no_fork():
         from alembic import command
         from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
+    folder, config = migrations_path(), Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["connection"] = connection
-    with no_fork(), _one_at_a_time:
-        command.upgrade(config, to)
+    try:
+        with no_fork(), _one_at_a_time:
+            command.upgrade(config, to)
+    except system_error() as error:
+        raise StorageError(folder, "the revisions cannot be read", str(error)) from error
+    wanted = REVISIONS[-1] if to == "head" else to
+    # Where alembic cannot list the revisions, it finds none, and is content.
+    if connection.exec_driver_sql("PRAGMA user_version").scalar_one() <= REVISIONS.index(wanted):
+        if lacks_descriptors():
+            raise StorageError(folder, "the revisions cannot be read", "too many files are open")
+        problem = f"its revisions do not lead to {wanted}. Install rtstore again"
+        raise UnusableEngineError(folder, problem)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -155,6 +156,22 @@ def test_making_with_a_revision_that_fails(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RuntimeError, match="half way"):
         make(directory)
     assert hashes(directory) == {}
+
+
+def test_revisions_that_alembic_does_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It then runs none, and is content. That is neither a new database nor a damaged one."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", forbidden)
+        with pytest.raises(UnusableEngineError, match=f"do not lead to {LATEST}"):
+            make(tmp_path / "runtime")
+    assert hashes(tmp_path / "runtime") == {}
+    make(tmp_path / "runtime")
 
 
 def test_revisions_wait_for_nobody_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sqlite3
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
@@ -80,7 +80,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
     if code in _FORBIDDEN:
-        if code == sqlite3.SQLITE_CANTOPEN and _has_no_descriptor():
+        if code == sqlite3.SQLITE_CANTOPEN and lacks_descriptors():
             return StorageError(path, "too many files are open", cause)
         if is_read_only(path.parent):
             return StorageError(path, "its file system is mounted read-only", cause)
@@ -163,13 +163,15 @@ def _found_no_room(code: int, path: Path) -> bool:
     return found.f_bavail * found.f_frsize < ROOM_FOR_NOTHING
 
 
-def _has_no_descriptor() -> bool:
-    """Return whether no more files can be opened, in this process or at all: SQLite does not say
-    so."""
-    try:
-        Path(os.devnull).open("rb").close()
-    except system_error() as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
+def lacks_descriptors() -> bool:
+    """Return whether no more files can be opened than a database has, in this process or at all:
+    SQLite does not say so."""
+    with ExitStack() as opened:
+        try:
+            for _ in ("database", "WAL", "index"):
+                opened.enter_context(Path(os.devnull).open("rb"))
+        except system_error() as error:
+            return error.errno in (errno.EMFILE, errno.ENFILE)
     return False
 
 
