@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar, over
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
+from rtstore.commit import late
 from rtstore.commit.adopt import adopting, not_adoptable
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
@@ -281,6 +282,7 @@ class RuntimeStore:
         if read_only:
             check_made(directory, team_name, registry, fs)
         else:
+            late.load()
             make_or_upgrade(
                 directory, team_name, registry, lock, clock, fs,
                 retention=retention, may_upgrade=upgrade, with_data=recover,

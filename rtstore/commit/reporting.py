@@ -1,8 +1,9 @@
 """Report events to the log and to the observer of a store.
 
-The records of `rtstore.model.events` are made, and their module is imported, only if the log or an
-observer listens. An event under the writer lock, or deep inside an operation, goes into a queue.
-The call that caused it reports it at its end, in the calling thread, without the lock.
+The records of `rtstore.model.events` are made only if the log or an observer listens. Their module
+is imported then, or when a store is opened for writing. An event under the writer lock, or deep
+inside an operation, goes into a queue. The call that caused it reports it at its end, in the
+calling thread, without the lock.
 
 A failing observer harms nothing: its error goes to the log with its traceback, and to standard
 error when the log has no handler.
@@ -14,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from rtstore.commit.draft import PlannedBatch
@@ -43,6 +44,7 @@ from rtstore.model.records import (
 )
 
 if TYPE_CHECKING:
+    from rtstore.model import events
     from rtstore.model.events import Event
 
 logger = logging.getLogger("rtstore.events")
@@ -161,10 +163,8 @@ class EventDispatcher:
         return {"team_name": self._team_name, "directory": self._database.path.parent}
 
     def _committed(self, batch: Batch, duration_s: float) -> Event:
-        with no_fork():
-            from rtstore.model.events import BatchCommitted
-
-        return BatchCommitted(
+        load_events()
+        return events.BatchCommitted(
             **self._where,
             batch_id=batch.batch_id,
             stores=batch.stores,
@@ -173,10 +173,8 @@ class EventDispatcher:
         )
 
     def _failed(self, error: BatchFailedError, duration_s: float) -> Event:
-        with no_fork():
-            from rtstore.model.events import BatchFailed
-
-        return BatchFailed(
+        load_events()
+        return events.BatchFailed(
             **self._where,
             batch_id=error.batch_id,
             stores=(error.store,),
@@ -186,10 +184,8 @@ class EventDispatcher:
         )
 
     def _unfinished(self, error: BatchUnfinishedError, duration_s: float) -> Event:
-        with no_fork():
-            from rtstore.model.events import BatchUnfinished
-
-        return BatchUnfinished(
+        load_events()
+        return events.BatchUnfinished(
             **self._where,
             batch_id=error.batch_id,
             duration_s=duration_s,
@@ -198,9 +194,7 @@ class EventDispatcher:
         )
 
     def _quarantined(self, file: QuarantinedFile) -> tuple[int, Event]:
-        with no_fork():
-            from rtstore.model.events import FileQuarantined
-
+        load_events()
         with suppress(RuntimeStoreError):  # then the event has no number
             file = (
                 self._database.read(
@@ -208,7 +202,7 @@ class EventDispatcher:
                 )
                 or file
             )
-        return logging.WARNING, FileQuarantined(
+        return logging.WARNING, events.FileQuarantined(
             **self._where,
             batch_id=file.batch_id,
             stores=() if file.schema_name is None else (file.schema_name,),
@@ -222,10 +216,8 @@ class EventDispatcher:
         steps: tuple[RecoveryStep, ...],
         duration_s: float,
     ) -> tuple[int, Event]:
-        with no_fork():
-            from rtstore.model.events import StoreRecovered
-
-        return _level(steps), StoreRecovered(
+        load_events()
+        return _level(steps), events.StoreRecovered(
             **self._where,
             stores=_stores(step.action for step in steps),
             duration_s=duration_s,
@@ -235,17 +227,24 @@ class EventDispatcher:
         )
 
     def _not_ready(self, plan: RecoveryPlan, check: ReadinessCheck) -> Event:
-        with no_fork():
-            from rtstore.model.events import EventKind, NotReady
-
+        load_events()
         degraded = check.reason is ReadinessReason.REBUILD_IN_PROGRESS
-        return NotReady(
+        return events.NotReady(
             **self._where,
-            kind=EventKind.DEGRADED if degraded else EventKind.BLOCKED,
+            kind=events.EventKind.DEGRADED if degraded else events.EventKind.BLOCKED,
             stores=_stores(plan.actions),
             check=check,
             plan=plan,
         )
+
+
+@cache
+def load_events() -> None:
+    """Import what makes events, and hold it: while the interpreter ends, no import works, not even
+    of what was imported before."""
+    global events  # noqa: PLW0603
+    with no_fork():
+        from rtstore.model import events
 
 
 def tell_observer(on_event: Observer, event: Event) -> None:

@@ -98,7 +98,7 @@ def _host() -> str:
 def _where() -> tuple[str | None, str | None]:
     """Return the boot and the pid namespace of this process; None where they are not known."""
     try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return boot, os.readlink(_PROC / "self/ns/pid")
     except system_error(UnicodeDecodeError):
         return None, None

@@ -199,7 +199,7 @@ def overrides_modes() -> bool:
     """Return whether this process may write whatever the modes are: as root does, unless that was
     taken from it (CAP_DAC_OVERRIDE, capabilities(7)). Where that is unknown, root may."""
     with suppress_system_error(ValueError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) & 2)
     return hasattr(os, "geteuid") and os.geteuid() == 0

@@ -239,7 +239,7 @@ _NO_REPLACE, _EXCHANGE = 1, 2  # RENAME_NOREPLACE, RENAME_EXCHANGE (linux/fs.h)
 
 
 def _renamed(source: Path, target: Path, flags: int) -> bool:
-    renameat2 = _renameat2()
+    renameat2 = load_renameat2()
     if renameat2 is None:
         return False
     here, there = os.fsencode(source), os.fsencode(target)
@@ -247,13 +247,15 @@ def _renamed(source: Path, target: Path, flags: int) -> bool:
 
 
 @cache
-def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+def load_renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
     """Return the system call `renameat2`, which Python has no function for; None if missing."""
     if sys.platform != "linux":
         return None
-    with no_fork():  # imported here: only writers need it
-        import ctypes
-
+    try:
+        with no_fork():  # imported here: only writers need it
+            import ctypes
+    except ImportError:  # a Python that was built without it
+        return None
     function = getattr(ctypes.CDLL(None), "renameat2", None)
     if function is None:
         return None

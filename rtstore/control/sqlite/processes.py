@@ -145,7 +145,7 @@ def _flocks_of(pid: int, wanted: dict[tuple[int, int], str]) -> Iterator[Flock]:
 def _flocks_in(facts: str) -> Iterator[tuple[bool, str]]:
     """Yield of each lock with flock of a descriptor whether it is exclusive, and the inode."""
     with suppress_system_error():
-        text = Path(facts).read_text(encoding="ascii", errors="replace")
+        text = Path(facts).read_text(encoding="utf-8", errors="replace")
         for words in map(str.split, text.splitlines()):
             # lock:   1: FLOCK  ADVISORY  WRITE 17589 fe:00:2368219 0 EOF
             if words[:1] == ["lock:"] and words[2] == "FLOCK":
@@ -163,7 +163,7 @@ def process(pid: int) -> Process:
 
 def _lines_of_locks() -> list[str]:
     """Return every lock of the system, each in a line. Raises OSError, UnicodeDecodeError."""
-    return (_PROC / "locks").read_text(encoding="ascii").splitlines()
+    return (_PROC / "locks").read_text(encoding="utf-8").splitlines()
 
 
 def _locks_on(path: Path) -> list[tuple[int, str, int, float]]:
@@ -194,7 +194,7 @@ def _started(pid: int) -> datetime:
     ticks = int(text.rpartition(")")[2].split()[19])
     (boot,) = (
         int(line.split()[1])
-        for line in (_PROC / "stat").read_text(encoding="ascii").splitlines()
+        for line in (_PROC / "stat").read_text(encoding="utf-8").splitlines()
         if line.startswith("btime ")
     )
     return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
