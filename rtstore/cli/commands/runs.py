@@ -149,12 +149,12 @@ def _show(page: Page, report: RunsReport, now: datetime) -> None:
             Column("run"),
             Column("state"),
             Column("process", 1),
+            Column("which", 7),
             Column("how it ended", 2, room=18, below=True),
             Column("began", 3),
             Column("at", 4),
             Column("last batch", 5),
             Column("written", 6),
-            Column("by", 7),
             Column("batch", 8),
         ]
         page.table(columns, [_row(page, line, now) for line in report.runs])
@@ -167,11 +167,11 @@ def _row(page: Page, line: RunLine, now: datetime) -> list[str | Cell]:
         run.run_id,
         state_cell(run),
         life_cell(run, alive=line.process_alive),
+        process_of(run) or "-",
         f"by {page.id(run.superseded_by)}" if run.superseded_by else end_of(run),
         ago(run.began_at, now),
         "-" if last is None else at_cell(last.high_watermark),
         "-" if last is None else last.reason,
         "-" if last is None else ago(last.started_at, now),
-        process_of(run) or "-",
         "-" if last is None else last.batch_id,
     ]
