@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reporting(*, as_json: bool) -> Iterator[None]:
-    """Print an error of the library or the operating system, and exit with its exit code."""
+    """Print an error of the library or the operating system, and exit with its exit code. (What an
+    interrupt ends is said by `rtstore.cli.main`.)"""
     try:
         yield
     except (RuntimeStoreError, OSError) as error:
         _give_up(error, _message(error), as_json=as_json)
     except KeyboardInterrupt:
-        typer.echo("rtstore: interrupted", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 

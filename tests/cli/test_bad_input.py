@@ -400,14 +400,14 @@ def test_every_kind_of_error_has_its_code(
 
 
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control-C ends a command with 130 and a word, no traceback."""
+    """Control-C ends a command with 130, without a traceback."""
 
     def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(log, "open_to_look", interrupt)
     result = run("log", tmp_path)
-    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "rtstore: interrupted\n")
+    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "")
 
 
 # --- JSON ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -15,6 +16,7 @@ import pytest
 import typer.main
 
 from rtstore import __version__
+from rtstore.cli import main, streams
 from rtstore.cli.app import Commands, QuarantineCommands, app
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.groups import Sections
@@ -246,7 +248,29 @@ def test_a_command_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.json()["error"]["exitCode"] == ExitCode.RETRY_LATER
     problem = KeyboardInterrupt()
     result = run("log", ".")
-    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "rtstore: interrupted\n")
+    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "")
+
+
+@pytest.mark.parametrize("moment", ["take_over", "run"])
+def test_an_interrupt_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
+) -> None:
+    """Control-C in the first moments, when nothing is loaded, ends as it does in a command: with
+    130 and a word, without a traceback."""
+
+    def interrupt(_: object = None) -> int:
+        if moment == "run":
+            return ExitCode.INTERRUPTED
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(streams, "take_over", lambda: None)
+    monkeypatch.setattr(streams, moment, interrupt)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    monkeypatch.setattr(gc, "set_threshold", lambda _: None)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "rtstore: interrupted\n"
 
 
 def test_help_shows_every_exit_code() -> None:
