@@ -143,6 +143,16 @@ def test_too_many_open_files(path: Path) -> None:
     database.close()
 
 
+def test_descriptors_that_the_program_closed(path: Path) -> None:
+    """SQLite then says that the protocol of its locks fails. No statement was refused for what it
+    says, and the doctor would find nothing: the way out is to open the store again."""
+    error = sqlite3.OperationalError("locking protocol")
+    error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    found = translate(error, path)
+    assert isinstance(found, StorageError)
+    assert "close the store and open it again" in str(found)
+
+
 def test_a_table_that_is_gone(path: Path) -> None:
     """A table that is not there is damage too."""
     with plain(path) as connection:

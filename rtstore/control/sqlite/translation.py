@@ -64,6 +64,8 @@ _OF_THE_SYSTEM = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "input/output error",
     sqlite3.SQLITE_NOMEM: "it does not fit into memory",
+    sqlite3.SQLITE_PROTOCOL: "its locks fail; where another part of this program closed "
+    "descriptors that it did not open, close the store and open it again",
     sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite takes",
 }
 
