@@ -129,8 +129,7 @@ def next_steps(
     elif over_again is not None and any(action.reason in _OF_SOMEBODY for action in free):
         steps.insert(0, _control_files_changed(over_again))
     elif newer_files:
-        is_open = any(action.kind is ActionKind.ROLL_FORWARD for action in free)
-        steps.insert(0, _batches_may_be_missing(newer_files, is_open=is_open))
+        steps.insert(0, _batches_may_be_missing(newer_files, free))
     clearing = [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     told = {step.command for step in clearing} - {None}
     hindering = [_step(item) for item in hindrances if item.schema_name not in cleared]
@@ -323,8 +322,9 @@ def _control_files_changed(over_again: str) -> NextStep:
     )
 
 
-def _batches_may_be_missing(newer_files: Sequence[str], *, is_open: bool) -> NextStep:
-    """Return the step before all others. While a batch `is_open`, no adoption can be written."""
+def _batches_may_be_missing(newer_files: Sequence[str], free: Sequence[RecoveryAction]) -> NextStep:
+    """Return the step before all others. While a batch is open, no adoption can be written."""
+    is_open = any(action.kind is ActionKind.ROLL_FORWARD for action in free)
     else_then = (
         "have the files adopted: a recovery moves their content into quarantine"
         if not is_open
