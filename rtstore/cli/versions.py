@@ -11,7 +11,7 @@ from rtstore.cli.views import Named, last_batch_of_run, named_like, run_is_known
 from rtstore.errors import InvalidRequestError
 from rtstore.history.versions import At
 from rtstore.model.arguments import check_text
-from rtstore.model.times import utc_now
+from rtstore.model.times import to_utc_ms, utc_now
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
@@ -93,9 +93,9 @@ def _moment(text: str, field: str) -> datetime | None:
         if _TIME.match(text) is None:
             return None
         moment = datetime.fromisoformat(text)
+        return to_utc_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError(field, f"{text!r} is no time: {error}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _end_of_run(store: RuntimeStore, run_id: str, field: str) -> str:

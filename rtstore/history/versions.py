@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -10,6 +11,7 @@ from rtstore.control import batches, contents, history
 from rtstore.control.history import Point, StoreVersion
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
+from rtstore.foreign import fails_again
 from rtstore.model.arguments import NUMBER_MAX, check_text
 from rtstore.model.differences import Difference, DifferenceKind, differences
 from rtstore.model.envelope import content_hash, decode_own
@@ -192,8 +194,14 @@ def checked_point(at: object, field: str = "at") -> At:
     if isinstance(at, int) and at > NUMBER_MAX:
         problem = f"a high watermark is {NUMBER_MAX} or less, not {shown(at)}"
         raise InvalidRequestError(field, problem)
-    if isinstance(at, datetime) and at.tzinfo is None:
-        raise InvalidRequestError(field, "the time has no time zone")
+    if isinstance(at, datetime):
+        in_utc = partial(to_utc_ms, at)
+        try:
+            in_utc()
+        except ValueError as error:
+            if not fails_again(in_utc):
+                raise
+            raise InvalidRequestError(field, str(error)) from None
     return at
 
 

@@ -201,7 +201,7 @@ def reason_in_words(value: object, field: str) -> str:
 
 def time_of(clock: Clock) -> datetime:
     """Return the time of a caller's clock, in UTC milliseconds. Refuse a result that is no time, or
-    has no time zone."""
+    has no time zone, or is none in UTC."""
     try:
         return to_utc_ms(clock())
     except (AttributeError, TypeError, ValueError) as error:

@@ -19,7 +19,8 @@ def utc_now() -> datetime:
 
 
 def to_utc_ms(moment: datetime) -> datetime:
-    """Return a moment in UTC, cut to milliseconds. Raises ValueError for a naive datetime."""
+    """Return a moment in UTC, cut to milliseconds. Raises ValueError for a naive datetime, and for
+    one that is no date in UTC: in the first or the last hours that a date can have."""
     utc = _in_utc(moment)
     beyond_ms = utc.microsecond % 1000
     return utc.replace(microsecond=utc.microsecond - beyond_ms) if beyond_ms else utc
@@ -28,7 +29,10 @@ def to_utc_ms(moment: datetime) -> datetime:
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a time needs a time zone: the store keeps UTC")
-    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    try:
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{moment.isoformat()} is no time in UTC: {error}") from None
 
 
 @lru_cache(maxsize=256)  # many rows have the same time

@@ -247,6 +247,7 @@ def test_the_log_of_some_batches(long_ago: Path, options: list[str], numbers: li
         (["--run-id", "run-"], "'run-' is short for 2: run run-1, run run-2"),
         (["--store", "nobody"], "unknown store 'nobody'"),
         (["--since", "77"], "high watermark 77"),
+        (["--since", "0001-01-01T00:00+05:00"], "--since: '0001-01-01T00:00+05:00' is no time:"),
     ],
 )
 def test_a_log_of_nothing_that_there_is(long_ago: Path, options: list[str], problem: str) -> None:

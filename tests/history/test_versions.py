@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,10 @@ def test_a_store_is_read_as_of_a_time(directory: Path) -> None:
             store.read(LEASES, at=NOON - timedelta(days=1))
 
 
+FIRST_HOURS = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+LAST_HOURS = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5)))
+
+
 @pytest.mark.parametrize(
     ("at", "problem"),
     [
@@ -93,7 +97,9 @@ def test_a_store_is_read_as_of_a_time(directory: Path) -> None:
         (True, "must be a batch id"),
         (1.5, "must be a batch id"),
         ("\ud800", "lone surrogate"),
-        (datetime(2026, 4, 21), "no time zone"),  # noqa: DTZ001 - the mistake itself
+        (datetime(2026, 4, 21), "needs a time zone"),  # noqa: DTZ001 - the mistake itself
+        (FIRST_HOURS, "0001-01-01T00:00:00.05:00 is no time in UTC"),
+        (LAST_HOURS, "9999-12-31T23:00:00-05:00 is no time in UTC"),
         (1, "was not written by batch"),
     ],
 )

@@ -55,7 +55,17 @@ def test_naive_times_are_refused() -> None:
         format_time(naive)
 
 
-@pytest.mark.parametrize("text", ["", "noon", "2026-04-21T12:00:00.000", "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "noon",
+        "2026-04-21T12:00:00.000",
+        "2026-13-01T00:00:00Z",
+        "0001-01-01T00:00:00+05:00",
+        "9999-12-31T23:00:00-05:00",
+    ],
+)
 def test_unreadable_times_are_refused(text: str) -> None:
     """Text that is no time, or one without a zone, raises ValueError."""
     with pytest.raises(ValueError, match=r"\S"):

@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ from tests.support import (
     write,
 )
 
+EAST = timezone(timedelta(hours=5))
+
 
 @pytest.mark.parametrize(
     ("arguments", "field"),
@@ -60,6 +62,7 @@ from tests.support import (
         ({"team_name": "\ud800"}, "team_name"),
         ({"team_name": TEAM, "clock": lambda: datetime(2026, 4, 21)}, "clock"),  # noqa: DTZ001
         ({"team_name": TEAM, "clock": lambda: "noon"}, "clock"),
+        ({"team_name": TEAM, "clock": lambda: datetime(1, 1, 1, tzinfo=EAST)}, "clock"),
         ({"team_name": TEAM, "durability": "always"}, "durability"),
         ({"team_name": 7}, "team_name"),
         ({"team_name": TEAM, "descriptors": KNOWN_DESCRIPTORS[0]}, "descriptors"),
