@@ -83,6 +83,8 @@ OWN_OWNER = "runtime"
 """The owner of a store whose descriptor names none."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 _NAME_LENGTH_MAX = 200
+_PATH_BYTES_MAX = 4_000
+"""Linux opens paths of at most 4,095 bytes, with the directory and what a temporary name adds."""
 
 
 class Descriptor(Argument, Generic[PayloadT_co]):
@@ -94,14 +96,16 @@ class Descriptor(Argument, Generic[PayloadT_co]):
     upgrades: they live in the runtime, which passes its descriptors whenever it opens the store.
     """
 
-    schema_name: str = Field(pattern=rf"^{_NAME.pattern}$", max_length=_NAME_LENGTH_MAX)
+    schema_name: str = Field(
+        pattern=rf"^{_NAME.pattern}$", max_length=_NAME_LENGTH_MAX, strict=True
+    )
     """The name of the store: letters, digits and `_.:-`, a letter or a digit first, at most 200."""
     schema_version: int = Field(default=1, ge=1, le=NUMBER_MAX, strict=True)
     """The version of the form of its data. Raise it together with a function in `upgrades`."""
-    relative_path: str
+    relative_path: str = Field(strict=True)
     """Its file, below the runtime directory, with `/` between the parts. Default: the name with
     `.json` behind it, and `+` for each `:`, which some file systems do not take. A name that is
-    reserved or too long for a file has no default."""
+    reserved or too long for a file has no default. A part has at most 180 bytes."""
     criticality: Criticality = Criticality.READINESS_BLOCKING
     """How much the runtime depends on it. Default: it does not start while something is wrong."""
     owner: OwnerName = OWN_OWNER
@@ -212,6 +216,8 @@ def relative_path_problem(path: str) -> str | None:
         return "is reserved for the store itself"
     if any(len(part.encode()) > 180 for part in parts):
         return "has a part of more than 180 bytes"
+    if len(path.encode()) > _PATH_BYTES_MAX:
+        return f"has more than {_PATH_BYTES_MAX:,} bytes: a system opens some 4,000, all in all"
     return None
 
 

@@ -151,6 +151,7 @@ def test_good_paths(path: str) -> None:
         ("p" * 181, "180 bytes"),
         ("ë" * 91, "180 bytes"),
         ("p" * 181 + "/a", "180 bytes"),
+        ("/".join(["p" * 100] * 40), "more than 4,000 bytes"),
     ],
 )
 def test_path_problems(path: str, problem: str) -> None:

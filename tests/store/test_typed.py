@@ -178,6 +178,12 @@ def test_a_descriptor_in_a_line() -> None:
         (["runtime-store.x"], {}, "is reserved for the store itself"),
         (["x" * 200], {}, "has a part of more than 180 bytes"),
         (["no name"], {}, "Descriptor.schema_name: String should match"),
+        ([b"a.b"], {}, "Descriptor.schema_name: Input should be a valid string, not b'a.b'"),
+        (
+            ["a"],
+            {"relative_path": b"a"},
+            "Descriptor.relative_path: Input should be a valid string",
+        ),
         ([], {}, "Descriptor.schema_name: Field required"),
         (["a"], {"schema_name": "b"}, "Descriptor.schema_name: is the only argument"),
         (["a", "b"], {}, "Descriptor.schema_name: is the only argument"),
@@ -194,7 +200,7 @@ def test_a_descriptor_in_a_line() -> None:
     ],
 )
 def test_a_line_that_makes_no_descriptor(
-    arguments: list[str], fields: dict[str, Any], words: str
+    arguments: list[Any], fields: dict[str, Any], words: str
 ) -> None:
     """Each is refused by name."""
     make: Callable[..., Descriptor] = Descriptor
