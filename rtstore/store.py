@@ -126,8 +126,6 @@ Payload = TypeVar("Payload", bound=BaseModel)
 Result = TypeVar("Result")
 
 _CLOSING_TIMEOUT_S = 1.0
-_WHY_LENGTH_MAX = 500
-"""In characters. The most that is recorded of an exception that ended a run."""
 
 
 class RuntimeStore:
@@ -1441,7 +1439,7 @@ def _in_a_line(error: BaseException | None) -> str:
     except Exception:  # noqa: BLE001 - the exception is of any kind
         words = ""
     kind = arguments.in_a_line(type(error).__name__)
-    return f"{kind}: {words}"[:_WHY_LENGTH_MAX] if words else kind
+    return f"{kind}: {words}"[: arguments.WORDS_LENGTH_MAX] if words else kind
 
 
 def checked_stores(stores: Iterable[StoreKey]) -> list[StoreKey]:

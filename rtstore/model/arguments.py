@@ -24,6 +24,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _TIMEOUT_S_MAX = 1e6
 NUMBER_MAX = 2**63 - 1
 """The largest whole number that the database can hold."""
+WORDS_LENGTH_MAX = 500
+"""The longest text that says why something was done: it stands in messages."""
 _NAME_MAX = 255
 """What every usual system allows; some mean bytes, others characters."""
 
@@ -192,10 +194,13 @@ def check_new_id(field: str, value: object) -> str:
 
 
 def reason_in_words(value: object, field: str) -> str:
-    """Return why something was done: a line that is not blank."""
+    """Return why something was done: a line that is not blank, and not too long for messages."""
     text = check_line(field, value)
     if not text.strip():
         raise InvalidRequestError(field, "must say why, and is empty")
+    if len(text) > WORDS_LENGTH_MAX:
+        problem = f"has {len(text):,} characters, and may have {WORDS_LENGTH_MAX}"
+        raise InvalidRequestError(field, problem)
     return text
 
 

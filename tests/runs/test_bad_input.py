@@ -173,6 +173,11 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], type[BaseException], str]
     "the end of a run that ended": (_end("run-1"), StaleRunError, "run run-1 ended"),
     "the end of one that was superseded": (_end("run-0"), StaleRunError, "superseded by run run-1"),
     "an end for an empty reason": (_end(why=""), InvalidRequestError, "why"),
+    "an end for a reason that is too long": (
+        _end(why="x" * 501),
+        InvalidRequestError,
+        "has 501 characters, and may have 500",
+    ),
     "an end in an unknown way": (_end(ending="lost"), InvalidRequestError, "ending"),
     "an end of a number": (_end(5), InvalidRequestError, "run_id"),
 }
