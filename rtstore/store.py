@@ -634,9 +634,10 @@ class RuntimeStore:
                 snapshot and fingerprint are. An id is used once: never that of a run that ended or
                 was superseded.
             writes: the first contents, as in `write_batch`.
-            keep: stores that are taken over as they are, or `"all"`: every committed
-                store that is neither given nor rebuilt, but no diagnostic one whose data or file
-                this program refuses or cannot read, or whose data is lost or waits for its upgrade.
+            keep: stores that are taken over as they are, or `"all"`: every committed store of the
+                descriptors that the directory was opened with, if it is neither given nor rebuilt;
+                but no diagnostic one whose data or file this program refuses or cannot read, or
+                whose data is lost or waits for its upgrade.
             rebuilders: functions that make data from the old data, by store or by strategy:
                 for every store that is neither given nor kept by name. They are called without
                 the writer lock, perhaps again when their store was written meanwhile.

@@ -30,8 +30,8 @@ from rtstore.recovery.rebuilders import (
 )
 
 Keep = Iterable[StoreKey] | Literal["all"]
-"""The stores that a new run takes over as they are: by name or descriptor, or all that are neither
-given nor rebuilt."""
+"""The stores that a new run takes over as they are: by name or descriptor, or all of the registered
+ones that are neither given nor rebuilt."""
 
 _ATTEMPTS = 5
 

@@ -96,6 +96,15 @@ def test_a_run_begins_with_one_batch(store: RuntimeStore) -> None:
     assert store.check_readiness(expected=run.identity).nothing_committed is False
 
 
+def test_all_that_is_kept_is_what_the_directory_was_opened_with(store: RuntimeStore) -> None:
+    """A store of another program's descriptors stays the old run's; that program may keep it."""
+    store.begin_run("run-1", writes={A: 1, B: 2}).end()
+    with RuntimeStore.open(store.directory, descriptors=[DESCRIPTORS[0]]) as other:
+        assert other.begin_run("run-2", keep="all").left == (B,)
+    assert (store.read(A).run_id, store.read(B).run_id) == ("run-2", "run-1")
+    assert store.begin_run("run-3", keep="all").left == ()
+
+
 def test_a_batch_of_a_run_that_was_never_seen_begins_it(store: RuntimeStore) -> None:
     """A program that only writes batches needs to know nothing of runs."""
     for run_id in ("run-1", "run-2"):
