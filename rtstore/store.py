@@ -568,9 +568,14 @@ class RuntimeStore:
         Several stores, a list: `change` is called with a dict of their committed data, each under
         its name or its descriptor, as it was given (`StoreData`; None for a store with nothing
         committed), and returns a mapping of new data, which may be the same dict. What it leaves
-        out stays as it is, and so does what equals the committed data. The rest is one batch; when
-        nothing is left, no batch is written, and None is returned. Data that it changed in place
-        and left out is refused. In place of data it may return `DELETED`, which deletes the store.
+        out stays as it is, and so does what equals what it was given, or what is committed. The
+        rest is one batch; when nothing is left, no batch is written, and None is returned. Data
+        that it changed in place and left out is refused. An object is compared with what its fields
+        and private attributes held when it was given: a value that its model generates or computes
+        anew is no change. What is held elsewhere is not seen: in an attribute that is no field, or
+        in an object of another class than a model, a dataclass or a container of Python, where that
+        calls itself equal to what it was. In place of data it may return `DELETED`, which deletes
+        the store.
         A store with nothing committed stays so where it returns None for it, which is what it was
         given, or `DELETED`: the batch is without that store. (`write_batch` takes None as JSON
         null, and refuses such a deletion, as an update of one store refuses both.)

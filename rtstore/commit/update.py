@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
@@ -19,9 +21,10 @@ from rtstore.model.data_upgrade import current_data
 from rtstore.model.descriptors import Descriptor, StoreKey, store_name
 from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import decode_own, encode
+from rtstore.model.objects import Picture, are_same
 from rtstore.model.records import DELETED, RunIdentity
 from rtstore.model.request import BatchRequest, store_write
-from rtstore.model.typed import StoreData, check_kind, data_for, is_unchanged
+from rtstore.model.typed import StoreData, check_kind, data_for
 
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Data is encoded with it to be compared."""
@@ -81,41 +84,53 @@ class _Committed(NamedTuple):
         """Return the data anew, as plain JSON; None where nothing is committed."""
         return None if self.content is None else current_data(self.descriptor, self.content)
 
-    def data_as_given(self) -> Any:
+    def data_to_give(self) -> Any:
         """Return the data anew, as the caller asked for the store; None where nothing is
-        committed, and by name for JSON null."""
+        committed, and by name for JSON null. A model may make another object of it each time."""
         if self.content is None:
             return None
         return data_for(self.store, self.data(), self.descriptor.schema_version)
 
-    def is_same(self, data: Any) -> bool:
-        """Return whether data would be stored as what is committed, or as what the function was
-        given. (A model may dump that otherwise.) Raises `InvalidRequestError` for data that may not
-        be written, unless it is what the function was given: that stays."""
-        before = self.data()
-        try:
-            stored = self._as_stored(data)
-        except InvalidRequestError:
-            if self.content is not None and is_unchanged(self.data_as_given(), data):
-                return True
-            raise
-        if self.content is None:
-            return False
-        if is_same_json(stored, before):
-            return True
-        if self.descriptor.payload is None:
-            return False
-        try:
-            return is_same_json(stored, self._as_stored(self.data_as_given()))
-        except InvalidRequestError:  # its model does not accept what is committed
-            return False
 
-    def _as_stored(self, data: Any) -> Any:
-        item = self.descriptor
+class _Given(NamedTuple):
+    """A store of an update, and the data that the function was given for it."""
+
+    committed: _Committed
+    data: Any
+    picture: Picture | None
+    """Of an object as it was given: the function may change it, and its model may make another one
+    of what is committed. None for plain JSON, which is the same each time."""
+
+    @classmethod
+    def of(cls, committed: _Committed) -> _Given:
+        """Return what the function is to be given for a store."""
+        data = committed.data_to_give()
+        return cls(committed, data, Picture(data) if isinstance(data, BaseModel) else None)
+
+    def is_same(self, data: Any) -> bool:
+        """Return whether data is what the function was given, or would be stored as what is
+        committed. Raises `InvalidRequestError` for other data that may not be written."""
+        if self._is_as_given(data):
+            return True
+        item = self.committed.descriptor
         encoded = encode(
-            schema_version=item.schema_version, data=data, store=self.name, payload=item.payload
+            schema_version=item.schema_version,
+            data=data,
+            store=item.schema_name,
+            payload=item.payload,
         )
-        return decode_own(encoded.at(_ANY_TIME)).data
+        if self.committed.content is None:
+            return False
+        return is_same_json(decode_own(encoded.at(_ANY_TIME)).data, self.committed.data())
+
+    def _is_as_given(self, data: Any) -> bool:
+        if self.picture is not None:
+            return self.picture.is_still_true() and are_same(self.data, data)
+        before = self.committed.data()
+        try:
+            return bool(before == data) and to_json(before) == to_json(data)
+        except Exception:  # noqa: BLE001 - of objects that are no JSON: encoding it names them
+            return False
 
 
 def draft_of_update(
@@ -179,7 +194,7 @@ def _new_data(update: Update, item: _Committed) -> Any:
     if item.content is None and is_typed and item.descriptor.payload is not None:
         problem = "no committed content to change: write it in a batch first"
         raise InvalidRequestError("store", problem, store=item.name)
-    data = update.change(item.data_as_given())
+    data = update.change(item.data_to_give())
     if data is None:
         raise _returned_none(item.name)
     if is_typed and data is not DELETED:
@@ -190,23 +205,26 @@ def _new_data(update: Update, item: _Committed) -> Any:
 def _changed(update: Update, stores: Sequence[_Committed]) -> dict[str, Any]:
     """Return the data that the function of several stores returned and changed, by name. Raises
     `InvalidRequestError`, which names the store."""
-    given = StoreData({item.store: item.data_as_given() for item in stores})
-    returned = _by_name(update, update.change(given))
+    all_given = [_Given.of(item) for item in stores]
+    to_change = StoreData({given.committed.store: given.data for given in all_given})
+    returned = _by_name(update, update.change(to_change))
     changed: dict[str, Any] = {}
-    for item in stores:
+    for given in all_given:
+        item = given.committed
         data = returned.get(item.name)
         if item.name not in returned:
-            _refuse_change_in_place(item, given)
+            left = to_change.get(item.store) if item.store in to_change else given.data
+            _refuse_change_in_place(given, left)
         elif data is DELETED:
             if item.content is not None:
                 changed[item.name] = DELETED
         elif data is None:
-            if item.data_as_given() is not None:
+            if given.data is not None:
                 raise _returned_none(item.name)
         else:
             if isinstance(item.store, Descriptor):
                 check_kind(item.descriptor, data, "change")
-            if not item.is_same(data):
+            if not given.is_same(data):
                 changed[item.name] = data
     return changed
 
@@ -231,30 +249,15 @@ def _by_name(update: Update, returned: object) -> dict[str, Any]:
     return found
 
 
-def _refuse_change_in_place(item: _Committed, given: StoreData) -> None:
+def _refuse_change_in_place(given: _Given, now: Any) -> None:
     """Raise `InvalidRequestError` when the function changed the data that it was given for a store,
-    and did not return the store: that change would be lost."""
-    if item.store in given and not _is_untouched(item, given.get(item.store)):
+    and did not return the store: that change would be lost. `now` is the data that it left."""
+    if not given.is_same(now):
         raise InvalidRequestError(
             "change",
             "the function changed its data in place and did not return it",
-            store=item.name,
+            store=given.committed.name,
         )
-
-
-def _is_untouched(item: _Committed, data: Any) -> bool:
-    before = item.data_as_given()
-    try:
-        return is_same_json(*(_as_json(value, item) for value in (before, data)))
-    except InvalidRequestError:
-        if is_unchanged(before, data):
-            return True
-        raise
-
-
-def _as_json(data: Any, item: _Committed) -> Any:
-    encoded = encode(schema_version=item.descriptor.schema_version, data=data, store=item.name)
-    return decode_own(encoded.at(_ANY_TIME)).data
 
 
 def _returned_none(name: str) -> InvalidRequestError:

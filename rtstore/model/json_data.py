@@ -24,6 +24,7 @@ from pydantic_core import to_jsonable_python
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
+from rtstore.model.objects import are_equal, first_unlike
 
 
 class Place(NamedTuple):
@@ -84,9 +85,10 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
         raise InvalidRequestError(place, problem, store=store) from None
     held = _held(model)
     if held is None:
-        if not _is_made_of_its_json(model):
+        lost = _lost_in_its_json(model)
+        if lost is not None:
             problem = f"{type(model).__name__} cannot be made of its JSON again"
-            raise InvalidRequestError("data", problem, store=store)
+            raise InvalidRequestError(lost, problem, store=store)
         return _with_sets_sorted([model], dumped)
     if are_equal(*held, dumped):
         return dumped
@@ -163,12 +165,9 @@ def are_same_object(given: BaseModel, other: BaseModel) -> bool:
     """Return whether two objects of a model hold the same. What the model itself says of that is
     not asked, and a field that is not written does not count."""
     held = _held(given)
-    if held is not None and are_equal(held, _held(other)):
-        return True
-    try:
-        return BaseModel.__eq__(given, other) is True
-    except Exception:  # noqa: BLE001 - of the caller's objects in it
-        return False
+    return (held is not None and are_equal(held, _held(other))) or first_unlike(
+        given, other
+    ) is None
 
 
 def first_difference(dumped: object, again: object, place: str = "data") -> tuple[str, str]:
@@ -190,7 +189,10 @@ def first_difference(dumped: object, again: object, place: str = "data") -> tupl
     return place, f"{shown(dumped)} would come back as {shown(again)}"
 
 
-def _is_made_of_its_json(model: BaseModel) -> bool:
+def _lost_in_its_json(model: BaseModel) -> str | None:
+    """Return the first place of a model that comes back of its JSON as another thing, or the whole;
+    None where all comes back."""
+
     def make() -> BaseModel:
         return type(model).model_validate_json(model.model_dump_json(by_alias=True))
 
@@ -199,16 +201,8 @@ def _is_made_of_its_json(model: BaseModel) -> bool:
     except ValueError as error:
         if not fails_again(make):
             raise origin_of(error) from None
-        return False
-    return are_equal(again, model)
-
-
-def are_equal(held: object, other: object) -> bool:
-    """Return whether two objects of the caller's say that they are equal. Never raises."""
-    try:
-        return bool(held == other)
-    except Exception:  # noqa: BLE001 - of the caller's objects; whoever looks closer decides
-        return False
+        return str(TOP)
+    return None if are_equal(model, again) else first_unlike(model, again)
 
 
 def _losses(

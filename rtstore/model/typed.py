@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pydantic import BaseModel
 
 from rtstore.errors import DataRefusedError, InvalidRequestError
-from rtstore.model import json_data
 from rtstore.model.descriptors import Descriptor, StoreKey
-from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import as_payload, refuse_other_model
 
 Payload = TypeVar("Payload", bound=BaseModel)
@@ -76,10 +74,3 @@ def check_kind(descriptor: Descriptor, data: object, field: str) -> None:
     """Raise `InvalidRequestError` unless data is an object of the descriptor's model."""
     if descriptor.payload is not None:
         refuse_other_model(data, descriptor.schema_name, descriptor.payload, field)
-
-
-def is_unchanged(given: Any, data: Any) -> bool:
-    """Return whether data that may not be written is what the function of an update was given."""
-    if isinstance(given, BaseModel):
-        return json_data.are_equal(given, data)
-    return json_data.first_problem(data) is None and is_same_json(given, data)

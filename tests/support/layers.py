@@ -50,8 +50,10 @@ PURE = (
 PURE_IMPORTS = {
     "__future__",
     "collections",
+    "copy",
     "dataclasses",
     "datetime",
+    "decimal",
     "difflib",
     "enum",
     "functools",
@@ -60,6 +62,7 @@ PURE_IMPORTS = {
     "itertools",
     "json",
     "math",
+    "operator",
     "pydantic",
     "pydantic_core",
     "re",
@@ -84,6 +87,7 @@ PURE_EXCEPTIONS = {
         "time",
     ): "the default id factories read the clock; every user can inject others",
     ("rtstore.model.ids", "secrets"): "the default id factories need random bits",
+    ("rtstore.model.objects", "uuid"): "data may hold such ids; none is made",
     ("rtstore.shell", "pathlib"): "paths are typed otherwise than other words",
     (
         "rtstore.commit.draft",
