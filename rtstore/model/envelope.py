@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, ErrorDetails, SchemaValidator, core_schema
+from pydantic_core import ErrorDetails
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
 from rtstore.model import json_data
+from rtstore.model.objects import PLAIN_JSON, first_other_class
 from rtstore.model.payloads import PartialModel
 from rtstore.model.records import InspectionFault
 from rtstore.model.times import format_time, parse_time
@@ -29,27 +30,8 @@ from rtstore.model.times import format_time, parse_time
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
-def _plain_json() -> CoreSchema:
-    value = core_schema.definition_reference_schema("value")
-    text = core_schema.str_schema(strict=True)
-    choices: dict[Any, CoreSchema] = {
-        str: text,
-        int: core_schema.int_schema(strict=True),
-        float: core_schema.float_schema(strict=True, allow_inf_nan=False),
-        bool: core_schema.bool_schema(strict=True),
-        type(None): core_schema.none_schema(),
-        dict: core_schema.dict_schema(text, value, strict=True),
-        list: core_schema.list_schema(value, strict=True),
-    }
-    tagged = core_schema.tagged_union_schema(choices, discriminator=type, ref="value")
-    return core_schema.definitions_schema(value, [tagged])
-
-
 _JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
-"""Checks that data is JSON."""
-_PLAIN_JSON = SchemaValidator(_plain_json())
-"""Checks that data is JSON of exactly the types that JSON has, in half the time or less: it asks
-`type`, and no function of Python, what each value is. `_JSON` may accept data that this refuses."""
+"""Checks that data is JSON. It accepts some data that `PLAIN_JSON` refuses."""
 _TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * (json_data.DIGITS_MAX + 1)
@@ -153,9 +135,10 @@ def encode(
     for a number as 3, and unknown keys where the model keeps them). Without one, or with a
     `PartialModel`, JSON itself is: unknown keys and their order stay.
 
-    A dump of which the model makes another object is refused, too: it would change with each write.
-    So is a secret that pydantic would write as asterisks. Neither with `stays`, where the data is
-    only checked, and stays in the bytes in which it was found.
+    Refused, too, is a dump of which the model makes an object that dumps otherwise, as it would
+    change with each write; an object that holds one which would come back as one of another class;
+    and a secret that pydantic would write as asterisks. None of these with `stays`, where the data
+    is only checked, and stays in the bytes in which it was found.
     """
     given: BaseModel | None = None
     if isinstance(data, BaseModel):
@@ -248,7 +231,7 @@ def refuse_too_large(size: int, store: str) -> None:
 def _plain(data: object, store: str) -> object:
     """Return a copy of JSON data. Raises `InvalidRequestError` when it is not JSON."""
     try:
-        return _PLAIN_JSON.validate_python(data)
+        return PLAIN_JSON.validate_python(data)
     except ValidationError:
         try:
             return _JSON.validate_python(data, strict=True)
@@ -269,6 +252,7 @@ def _as_dumped(
     dumped of, if it was one. Raises `InvalidRequestError` when the model refuses the data, or what
     it dumped itself, or makes another object of that."""
     model = _accepted(plain, store, payload, None if given is None else type(given))
+    is_object = given is not None
     if given is None:
         if issubclass(payload, PartialModel):
             return plain
@@ -277,15 +261,18 @@ def _as_dumped(
             return dumped
         given, plain = model, dumped
         model = _accepted(plain, store, payload, payload)
+        is_object = False
     if not stays:
         _refuse_other_dump(plain, store, given, model)
+        if is_object:
+            _refuse_other_class(store, given, model)
     return plain
 
 
 def _refuse_other_dump(dumped: object, store: str, given: BaseModel, read_back: BaseModel) -> None:
     """Raise `InvalidRequestError` when what is read back of a dump is another object than the one
     that was dumped. Of equal objects the dumps may differ in what is computed anew each time."""
-    again = json_data.dump(read_back, store)
+    again = json_data.dump(read_back, store, known=dumped)
     if again == dumped or json_data.are_same_object(given, read_back):
         return
     place, difference = json_data.first_difference(dumped, again)
@@ -296,6 +283,19 @@ def _refuse_other_dump(dumped: object, store: str, given: BaseModel, read_back: 
         "type of its field"
     )
     raise InvalidRequestError(place, problem, store=store)
+
+
+def _refuse_other_class(store: str, given: BaseModel, read_back: BaseModel) -> None:
+    """Raise `InvalidRequestError` when an object of a model, or of a dataclass, inside of an object
+    comes back as one of another class: their JSON is the same, and their classes are not."""
+    found = first_other_class(given, read_back)
+    if found is not None:
+        problem = (
+            f"a {found.given.__name__} would come back as a {found.read_back.__name__}: nothing in "
+            "its JSON says which it was. Give the field the class itself, or a union that has a "
+            "discriminator (Field(discriminator=...))"
+        )
+        raise InvalidRequestError(found.place, problem, store=store)
 
 
 def _accepted(

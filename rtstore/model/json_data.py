@@ -13,18 +13,16 @@ from typing import Any, NamedTuple
 
 from pydantic import (
     BaseModel,
-    PlainSerializer,
     RootModel,
     Secret,
     SecretBytes,
     SecretStr,
-    WrapSerializer,
 )
 from pydantic_core import to_jsonable_python
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
-from rtstore.model.objects import are_equal, first_unlike
+from rtstore.model.objects import SERIALIZERS, are_equal, first_unlike
 
 
 class Place(NamedTuple):
@@ -54,7 +52,6 @@ _TOO_LONG = 10**DIGITS_MAX
 _JSON_TYPES = (str, int, float, dict, list, type(None))
 _FINITE = "must be a finite number, not {}: JSON has none such"
 _SECRETS = (SecretStr, SecretBytes, Secret)
-_SERIALIZERS = (PlainSerializer, WrapSerializer)
 _MASK = "**********"
 """Pydantic writes it in place of a secret, unless the class of that shows another text."""
 _MASKED = (
@@ -64,7 +61,14 @@ _MASKED = (
 _MASKED_KEY = f"a key is a secret: {_MASKED}"
 
 
-def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool = False) -> object:
+def dump(
+    model: BaseModel,
+    store: str,
+    *,
+    warnings: bool = True,
+    may_mask: bool = False,
+    known: object = None,
+) -> object:
     """Return a model as JSON data, by its own rules.
 
     Where the type of a field is open (`Any`, extra fields), pydantic writes NaN and infinity as
@@ -72,6 +76,8 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     `InvalidRequestError`, naming the place, for a number, a key or a secret that would be lost so.
     With `may_mask` secrets may be: what is dumped is not stored. Without `warnings`, pydantic does
     not warn of a field that has another type than its own: whoever calls checks that.
+
+    A dump that is `known` is returned as it is: it was looked at when it was made.
 
     What is in a set comes sorted, for Python has it in another order in each process.
     """
@@ -83,6 +89,8 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
             raise origin_of(error) from None
         place, problem = _refused(model, error) or ("data", str(error))
         raise InvalidRequestError(place, problem, store=store) from None
+    if known is not None and dumped == known:
+        return dumped
     held = _held(model)
     if held is None:
         lost = _lost_in_its_json(model)
@@ -265,7 +273,7 @@ def _fields_of_model(model: BaseModel) -> dict[str, Any]:
     chosen = {name for item in own.field_serializers.values() for name in item.info.fields}
     found: dict[str, Any] = dict(model.__pydantic_extra__ or {})
     for name, field in kind.model_fields.items():
-        if name not in chosen and not any(isinstance(x, _SERIALIZERS) for x in field.metadata):
+        if name not in chosen and not any(isinstance(x, SERIALIZERS) for x in field.metadata):
             found[field.serialization_alias or name] = getattr(model, name, None)
     for name, computed in kind.model_computed_fields.items():
         found[computed.alias or name] = getattr(model, name, None)

@@ -11,18 +11,42 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, PlainSerializer, RootModel, WrapSerializer
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from rtstore.foreign import fails_again, says_of_data
 
+SERIALIZERS = (PlainSerializer, WrapSerializer)
+"""What an annotation of a field may hold that writes it in its own way."""
 _SHOWN_AS_THEY_ARE = (float, Decimal, datetime, time)
 """They may be equal, and be written as other texts: 0.0 and -0.0, or one moment in two zones."""
 _VALUES = frozenset((str, int, bool, bytes, type(None), UUID, date, timedelta, *_SHOWN_AS_THEY_ARE))
 """The usual types of values that nobody changes in place, and that no object is in."""
+
+
+def _plain_json() -> CoreSchema:
+    value = core_schema.definition_reference_schema("value")
+    text = core_schema.str_schema(strict=True)
+    choices: dict[Any, CoreSchema] = {
+        str: text,
+        int: core_schema.int_schema(strict=True),
+        float: core_schema.float_schema(strict=True, allow_inf_nan=False),
+        bool: core_schema.bool_schema(strict=True),
+        type(None): core_schema.none_schema(),
+        dict: core_schema.dict_schema(text, value, strict=True),
+        list: core_schema.list_schema(value, strict=True),
+    }
+    tagged = core_schema.tagged_union_schema(choices, discriminator=type, ref="value")
+    return core_schema.definitions_schema(value, [tagged])
+
+
+PLAIN_JSON = SchemaValidator(_plain_json())
+"""Checks that data is JSON of exactly the types that JSON has, faster than any function of Python:
+it asks `type` what each value is."""
 
 
 class _Look(Enum):
@@ -32,6 +56,8 @@ class _Look(Enum):
     """All fields, and the private attributes."""
     WRITTEN = "written"
     """The fields that are not excluded."""
+    WRITTEN_AS_THEY_ARE = "written as they are"
+    """Those of them that may hold objects, and that no serializer of the model's own writes."""
 
 
 class _Form(Enum):
@@ -50,6 +76,9 @@ _FORMS: dict[_Form, tuple[type, ...]] = {
     _Form.LIST: (list, tuple, deque),
     _Form.SET: (set, frozenset),
 }
+
+
+_WITH_CLASSES = (_Form.MODEL, _Form.DATACLASS)
 
 
 def _form_of(value: object) -> _Form | None:
@@ -104,9 +133,32 @@ def _names(kind: type, look: _Look) -> tuple[str, ...]:
     every: dict[str, FieldInfo] | None = getattr(kind, "__pydantic_fields__", None)
     if every is None:  # a dataclass of Python's own
         return tuple(field.name for field in fields(kind))
-    if look is _Look.EVERYTHING:
-        return tuple(every)
-    return tuple(name for name, field in every.items() if not field.exclude)
+    written = {name: field for name, field in every.items() if not field.exclude}
+    if look is not _Look.WRITTEN_AS_THEY_ARE:
+        return tuple(every if look is _Look.EVERYTHING else written)
+    own: Any = kind.__pydantic_decorators__  # type: ignore[attr-defined]
+    if own.model_serializers:
+        return ()
+    chosen = {name for item in own.field_serializers.values() for name in item.info.fields}
+    return tuple(
+        name
+        for name, field in written.items()
+        if chosen.isdisjoint((name, "*"))
+        and not any(isinstance(item, SERIALIZERS) for item in field.metadata)
+        and getattr(field, "exclude_if", None) is None
+        and _may_hold_objects(field.annotation)
+    )
+
+
+def _may_hold_objects(annotation: Any) -> bool:
+    """Return whether what a field is for may have an object in it, and is not values only."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        is_chosen = any(isinstance(item, SERIALIZERS) for item in arguments[1:])
+        return not is_chosen and _may_hold_objects(arguments[0])
+    if arguments:
+        return origin is not Literal and any(map(_may_hold_objects, arguments))
+    return annotation not in (*_VALUES, ...)
 
 
 class Picture:
@@ -218,6 +270,26 @@ def first_unlike(one: object, other: object) -> str | None:
     return None
 
 
+class OtherClass(NamedTuple):
+    """A place in an object, the class of the object there, and of what comes back of it."""
+
+    place: str
+    given: type
+    read_back: type
+
+
+def first_other_class(given: BaseModel, read_back: BaseModel) -> OtherClass | None:
+    """Return the first place inside of an object where the object of a model or a dataclass comes
+    back as one of another class; None where there is none. What a serializer of the model's own
+    writes is not looked at: that may choose."""
+    for step in _leaves(given, read_back, _Look.WRITTEN_AS_THEY_ARE):
+        kinds = _class_of(step.one), _class_of(step.other)
+        is_inside = step.around is not None
+        if is_inside and kinds[0] is not kinds[1] and _form_of(step.one) in _WITH_CLASSES:
+            return OtherClass(step.place, *kinds)
+    return None
+
+
 def _leaves(one: object, other: object, look: _Look) -> Iterator[_Step]:
     """Yield what nothing is in, in two objects, and where they are not alike: models of two
     classes, lists of two lengths. Unless everything is looked at, lists and dicts of other types
@@ -242,22 +314,50 @@ def _pairs(step: _Step, look: _Look) -> list[tuple[Any, Any, Any]] | None:
         return None
     if kind is not type(other) and not _may_differ(step, look):
         return None
+    is_of_classes = look is _Look.WRITTEN_AS_THEY_ARE
+    if is_of_classes and kind in (dict, list) and PLAIN_JSON.isinstance_python(one):
+        return []
     held, there = _inside(one, look), _inside(other, look)
-    if held is None or there is None or len(held.keys) != len(there.keys):
+    if held is None or there is None:
         return None
-    values = there.values
+    values, are_as_many = there.values, len(held.keys) == len(there.keys)
     if held.keys != there.keys:
         found = dict(zip(there.keys, values, strict=True))
-        if found.keys() == set(held.keys):
+        if found.keys() >= set(held.keys) and (is_of_classes or are_as_many):
             values = [found[key] for key in held.keys]
-        elif look is _Look.EVERYTHING:
+        elif look is _Look.EVERYTHING or not are_as_many:
             return None
-    return list(zip(held.keys, held.values, values, strict=True))
+    pairs = zip(held.keys, held.values, values, strict=True)
+    if not is_of_classes:
+        return list(pairs)
+    return [(key, a, b) for key, a, b in pairs if not _is_of_one_class(a, b)]
+
+
+def _is_of_one_class(one: Any, other: Any) -> bool:
+    """Return whether nothing in a value can come back as an object of another class: it is a usual
+    value, or a model of the same class whose fields hold no objects, as most are."""
+    kind: type = type(one)
+    if kind in _VALUES:
+        return True
+    if _form(kind) is not _Form.MODEL or one.__pydantic_extra__:
+        return False
+    return not _names(kind, _Look.WRITTEN_AS_THEY_ARE) and kind is type(other)
 
 
 def _may_differ(step: _Step, look: _Look) -> bool:
-    """Return whether two objects of different types may be alike."""
+    """Return whether two objects of different types may be alike. (Which class the object itself
+    may have that comes back as its payload model is checked when it is given.)"""
     form = _form_of(step.one)
     if look is _Look.EVERYTHING or form is not _form_of(step.other):
         return False
+    if form is _Form.MODEL:
+        is_whole = step.around is None and look is _Look.WRITTEN_AS_THEY_ARE
+        return is_whole or _class_of(step.one) is _class_of(step.other)
     return form in (_Form.DICT, _Form.LIST)
+
+
+def _class_of(value: Any) -> type:
+    """Return the class of an object; of a generic model, the one that has no parameters yet."""
+    kind: type = type(value)
+    generic: dict[str, Any] = getattr(kind, "__pydantic_generic_metadata__", {})
+    return generic.get("origin") or kind

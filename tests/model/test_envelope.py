@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, RootModel
 from rtstore.errors import InvalidRequestError
 from rtstore.model import envelope, json_data
 from rtstore.model.envelope import EnvelopeError, content_hash, decode, encode
+from rtstore.model.objects import PLAIN_JSON
 from rtstore.model.payloads import LaunchStateData
 from rtstore.model.records import BatchReason, InspectionFault
 from tests.model.build import LEGACY, needs_legacy
@@ -371,7 +372,7 @@ def _is_refused(data: Any) -> bool:
 @given(json_values)
 def test_the_quick_check_gives_what_the_thorough_one_gives(data: Any) -> None:
     """A copy of the data, equal to it and of the same types."""
-    quick = envelope._PLAIN_JSON.validate_python(data)
+    quick = PLAIN_JSON.validate_python(data)
     assert repr(quick) == repr(envelope._JSON.validate_python(data, strict=True)) == repr(data)
 
 

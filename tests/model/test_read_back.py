@@ -1,24 +1,30 @@
-"""What is stored is what an object dumps, and its model makes the same object of it again."""
+"""What is stored is what an object dumps. Its model makes of it what dumps the same again, and has
+objects of the same classes in it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import count
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import pytest
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    RootModel,
     SerializeAsAny,
     computed_field,
     field_serializer,
     field_validator,
+    model_validator,
 )
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from rtstore.errors import InvalidRequestError
 from rtstore.model.envelope import decode, encode
@@ -308,3 +314,219 @@ def test_a_model_that_calls_all_objects_equal_is_not_believed() -> None:
     """Its fields are compared."""
     with pytest.raises(InvalidRequestError, match="does not make the same again"):
         stored(Loose(raw=b"abc"), Loose)
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+class Running(BaseModel):
+    """A state of an agent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: int = 1
+
+
+class Stopped(BaseModel):
+    """Another one, with the same fields."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: int = 1
+
+
+class Named(Running):
+    """Adds nothing."""
+
+
+class Timed(Running):
+    """Adds what the field of its base has no place for."""
+
+    until: int = 2
+
+
+@dataclass(frozen=True)
+class RunningPoint:
+    """The same without a model."""
+
+    since: int = 1
+
+
+@dataclass(frozen=True)
+class StoppedPoint:
+    """And another one."""
+
+    since: int = 1
+
+
+State = Running | Stopped
+
+
+Kind = TypeVar("Kind")
+
+
+class Boxed(BaseModel, Generic[Kind]):
+    """Of any kind."""
+
+    held: Kind | None = None
+    others: list[State] = []
+
+
+class Agent(BaseModel):
+    """Its states are told apart by nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: State = Running()
+    by_alias: State = Field(Running(), alias="byAlias")
+    all: list[State] = []
+    pair: tuple[int, State | None] = (1, None)
+    by_name: dict[str, list[State]] = {}
+    by_number: dict[int | str, State] = {}
+    set_of: set[State] = set()
+    base: Running = Running()
+    point: RunningPoint | StoppedPoint = RunningPoint()
+    deep: list[Agent] = []
+    root: Root | None = None
+    box: Box | None = None
+    boxed: Boxed | None = None  # type: ignore[type-arg]
+    anything: Any = None
+    hidden: State = Field(Running(), exclude=True)
+    _private: State = Stopped()
+
+
+class Root(RootModel[list[State]]):
+    """Has no name of its own in JSON."""
+
+
+@pydantic_dataclass
+class Box:
+    """A dataclass of pydantic with a model in it."""
+
+    state: State = Running()
+    hidden: State = Field(default=Running(), exclude=True)
+
+
+CLASSES: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "a field": ({"state": Stopped()}, "data.state", "Stopped", "Running"),
+    "a field with an alias": ({"byAlias": Stopped()}, "data.byAlias", "Stopped", "Running"),
+    "a list": ({"all": [Running(), Stopped()]}, "data.all[1]", "Stopped", "Running"),
+    "a tuple": ({"pair": (1, Stopped())}, "data.pair[1]", "Stopped", "Running"),
+    "a dict": ({"by_name": {"a": [Stopped()]}}, "data.by_name.a[0]", "Stopped", "Running"),
+    "a key that is a number": (
+        {"by_number": {1: Running(), 2: Stopped()}}, "data.by_number.2", "Stopped", "Running",
+    ),
+    "a subclass with the same fields": ({"base": Named()}, "data.base", "Named", "Running"),
+    "a subclass with more": ({"base": Timed()}, "data.base", "Timed", "Running"),
+    "a dataclass": ({"point": StoppedPoint()}, "data.point", "StoppedPoint", "RunningPoint"),
+    "deeper": (
+        {"deep": [Agent(), Agent(base=Named())]}, "data.deep[1].base", "Named", "Running",
+    ),
+    "a root": ({"root": Root([Stopped()])}, "data.root[0]", "Stopped", "Running"),
+    "in a dataclass": ({"box": Box(state=Stopped())}, "data.box.state", "Stopped", "Running"),
+    "a generic model": (
+        {"boxed": Boxed[int](others=[Stopped()])}, "data.boxed.others[0]", "Stopped", "Running",
+    ),
+    "anything": ({"anything": [Running()]}, "data.anything[0]", "Running", "dict"),
+    "a dataclass as anything": (
+        {"anything": StoppedPoint()}, "data.anything", "StoppedPoint", "dict",
+    ),
+    "an extra field": ({"more": {"a": Running()}}, "data.more.a", "Running", "dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "field", "given", "back"), CLASSES.values(), ids=CLASSES)
+def test_an_object_inside_that_would_be_of_another_class_is_refused(
+    values: dict[str, Any], field: str, given: str, back: str
+) -> None:
+    """Its JSON does not say which it was. The error names the place, the classes and the remedy."""
+    with pytest.raises(InvalidRequestError) as refused:
+        stored(Agent(**values), Agent)
+    assert refused.value.field == field
+    assert f"a {given} would come back as a {back}" in refused.value.problem
+    assert "discriminator" in refused.value.problem
+
+
+@pytest.mark.parametrize("data", [Agent(set_of={Stopped()}), Agent(anything=[{Stopped()}])])
+def test_a_set_of_objects_that_come_back_as_others_is_refused(data: Agent) -> None:
+    """With its place; which of them it is, a set does not say."""
+    with pytest.raises(InvalidRequestError, match="cannot be made of its JSON again") as refused:
+        stored(data, Agent)
+    assert refused.value.field in ("data.set_of", "data.anything[0]")
+    assert stored(Agent(set_of={Running()}), Agent)["set_of"] == [{"since": 1}]
+
+
+def test_an_object_of_a_subclass_of_the_model_itself_may_be_given() -> None:
+    """Where it adds no field: it is the store's model that says what comes back. What is inside is
+    looked at."""
+
+    class Mine(Agent):
+        """Adds a function."""
+
+    assert stored(Mine(), Agent)["state"] == {"since": 1}
+    for data in (Mine(state=Stopped()), assigned(Mine, base=Stopped())):
+        with pytest.raises(InvalidRequestError, match="a Stopped would come back as a Running"):
+            stored(data, Agent)
+
+
+class Cat(BaseModel):
+    """Says what it is."""
+
+    kind: Literal["cat"] = "cat"
+    legs: int = 4
+
+
+class Dog(BaseModel):
+    """The same."""
+
+    kind: Literal["dog"] = "dog"
+    legs: int = 4
+
+
+class Chosen(Running):
+    """Is told by its validator."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def by_time(cls, data: Any, handler: Callable[[Any], Any]) -> Any:
+        """One of a subclass for some."""
+        if isinstance(data, dict) and data["since"] > 5 and cls is Chosen:
+            return Late.model_validate(data)
+        return handler(data)
+
+
+class Late(Chosen):
+    """Some."""
+
+
+class Zoo(BaseModel):
+    """Tells all that is in it apart."""
+
+    pet: Cat | Dog = Field(default_factory=Dog, discriminator="kind")
+    pets: list[Cat | Dog] = [Cat(), Dog()]
+    when: Chosen = Late(since=6)
+    written: Running = Named()
+    named: list[Annotated[Running, PlainSerializer(lambda item: {"since": item.since})]] = [Named()]
+    sometimes: State | None = None
+    boxed: Boxed = Boxed[int](held=1)  # type: ignore[type-arg]
+    numbers: dict[int, State] = {1: Running()}
+    hidden: State = Field(Stopped(), exclude=True)
+    _private: State = Stopped()
+
+    @field_serializer("written")
+    def short(self, value: Running) -> dict[str, int]:
+        """What it is without its class."""
+        return {"since": value.since}
+
+
+@pytest.mark.parametrize("data", [Zoo(), Agent(anything=[1, (2, NOON)], pair=(1, Running()))])
+def test_an_object_whose_classes_come_back_is_stored(data: BaseModel) -> None:
+    """So is one with a serializer of its own, which chose what is written; what is not written may
+    be anything."""
+    assert stored(data, type(data)) == json.loads(data.model_dump_json(by_alias=True))
+
+
+def test_only_objects_that_are_given_are_looked_at() -> None:
+    """JSON has no classes, and bytes that stay are checked only."""
+    assert stored({"state": {"since": 3}}, Agent)["state"] == {"since": 3}
+    stored(Agent(state=Stopped()), Agent, stays=True)
