@@ -10,6 +10,7 @@ Each message says what happened, to which object, and what to run; attributes ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +60,53 @@ class InvalidRequestError(CallError):
         self.store = store
         where = field if store is None else f"{field} ({store})"
         super().__init__(f"{where}: {problem}")
+
+
+class OtherContentsError(InvalidRequestError):
+    """A batch of this id was written before, with other contents. Nothing was written now."""
+
+    def __init__(
+        self,
+        batch_id: str,
+        differing: Mapping[str, tuple[str, ...] | None],
+        others: tuple[str, ...] = (),
+        *,
+        is_committed: bool = True,
+    ) -> None:
+        self.batch_id = batch_id
+        self.differing = dict(differing)
+        """By store whose data differs, the first places, as JSON Pointers (RFC 6901) into the data.
+        None of them where only the form differs: the order of keys, or the schema version. None in
+        their place where the content that the batch wrote has left the history."""
+        self.others = others
+        """The stores that only one of the two writes, or deletes."""
+        self.is_committed = is_committed
+        """Whether that batch is committed; otherwise it is in the log, and will be completed."""
+        words = [f"{store} {_places(places)}" for store, places in self.differing.items()]
+        words += [f"{store} (in only one of the two)" for store in others]
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+        way = "Take a new id"
+        if not others:
+            way = (
+                f"If this is the same batch, it is {'committed' if is_committed else 'in the log'} "
+                f"already: do not write it again; batch({batch_id!r}) returns it. (Contents differ "
+                "so where a model generates or computes values anew: make its object once, and "
+                "repeat the call with that, or ask batch first.) For another batch take a new id"
+            )
+        super().__init__(
+            "batch_id",
+            f"batch {batch_id} was written before with other contents: {', '.join(words[:5])}"
+            f"{more}. {way}",
+        )
+
+
+def _places(places: tuple[str, ...] | None) -> str:
+    if places is None:
+        return "(where, the history does not say any more)"
+    if not places:
+        return "(in the order of keys, or in the schema version)"
+    names = [shown(place, 60).strip("'") or "its whole data" for place in places]
+    return f"at {', '.join(names)}"
 
 
 class UnknownStoreError(CallError):

@@ -496,8 +496,12 @@ class RuntimeStore:
         read: the `high_watermark` or `batch_id` of `read(...)`, or None when nothing was committed.
         A store that another program gave another file since this one was opened is refused:
         `StoreFileChangedError` says in `moved_to` where it is; nothing of the batch is written.
-        See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors. The
-        id of a batch that failed is used up: the next attempt takes a new one.
+        With a `batch_id` the call can be repeated: a batch that was committed before is returned.
+        With other contents `OtherContentsError` says where they differ. A model that generates a
+        value (`default_factory`) makes other contents of the same JSON each time: make its object
+        once, and repeat the call with that. One that computes a value anew does so of the same
+        object, too: ask `batch` first. The id of a batch that failed is used up: the next attempt
+        takes a new one. See `BatchWriter.write_batch` for `expected_high_watermark` and the errors.
         """
         request = batch_request(
             self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes

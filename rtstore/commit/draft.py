@@ -73,24 +73,27 @@ class Draft(NamedTuple):
         terms = self.terms
         return terms.identity.run_id if terms.fenced and terms.identity else None
 
-    def repeats(self, first: Batch) -> bool:
-        """Return whether `first` is this batch, written before.
+    def unlike(self, first: Batch) -> list[str]:
+        """Return the stores of which a batch, of this id, wrote other data, and those that only one
+        of the two writes or deletes. None: this is that batch, written again.
 
         Encoding is deterministic, so the same data with the first write's time has the same bytes
         and the same hash. So this works even when the contents have left the history.
         """
-        now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
-        return (
-            is_of(first, self.terms.identity, self.terms.reason)
-            and now.keys() == {receipt.schema_name for receipt in first.receipts}
-            and {item.schema_name for item in self.deleted}
-            == {deletion.schema_name for deletion in first.deletions}
-            and all(
-                content_hash(now[receipt.schema_name].at(receipt.written_at))
-                == receipt.content_hash
-                for receipt in first.receipts
-            )
-        )
+        now: dict[str, EncodedStore | None] = {
+            **{descriptor.schema_name: encoded for descriptor, encoded in self.encoded},
+            **dict.fromkeys(item.schema_name for item in self.deleted),
+        }
+        written = {receipt.schema_name: receipt for receipt in first.receipts}
+        deleted = {deletion.schema_name for deletion in first.deletions}
+
+        def is_same(name: str) -> bool:
+            encoded, receipt = now.get(name), written.get(name)
+            if encoded is None or receipt is None:
+                return name in now and encoded is None and name in deleted
+            return content_hash(encoded.at(receipt.written_at)) == receipt.content_hash
+
+        return [name for name in sorted(now.keys() | written.keys() | deleted) if not is_same(name)]
 
     def plan(
         self,

@@ -24,9 +24,12 @@ from rtstore.errors import (
     ConflictError,
     ContentMissingError,
     InvalidRequestError,
+    OtherContentsError,
     WrongTeamError,
 )
 from rtstore.model.descriptors import TakenBy, taken_file
+from rtstore.model.differences import first_places
+from rtstore.model.envelope import content_hash, decode_own
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -39,6 +42,9 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import ExpectedVersions
+
+_PLACES_NAMED = 5
+"""How many places of a store an error names."""
 
 
 class CommittedView(NamedTuple):
@@ -178,21 +184,50 @@ def first_result(
     draft: Draft, planned: PlannedBatch | None, receipt_store: ReceiptStore
 ) -> Batch | None:
     """Return the first result of a batch that is written again under the same id, or None if it is
-    new. Raises `InvalidRequestError` when the id is another batch's, or the batch has failed.
+    new. Raises `InvalidRequestError` when the id is another batch's, or the batch has failed, and
+    `OtherContentsError` when its contents were others.
 
     `planned` is the plan of a leader that was interrupted: it has written the batch, or not.
     """
     if draft.batch_id is None:
         return None if planned is None else _written_by_another(planned, receipt_store)
     first = _find(draft.batch_id, receipt_store)
-    if first is not None and not draft.repeats(first):
+    if first is None:
+        return None
+    if not is_of(first, draft.terms.identity, draft.terms.reason):
         what = f"for another identity or reason (run {first.run_id}, {first.reason})"
-        if is_of(first, draft.terms.identity, draft.terms.reason):
-            what = "with other contents"
         raise InvalidRequestError(
             "batch_id", f"batch {first.batch_id} was written before {what}: take a new id"
         )
+    unlike = draft.unlike(first)
+    if unlike:
+        raise _other_contents(draft, first, unlike, receipt_store.database)
     return first
+
+
+def _other_contents(
+    draft: Draft, first: Batch, unlike: Sequence[str], database: Database
+) -> OtherContentsError:
+    """Return the error that says in which places of some stores the contents differ."""
+    now = {descriptor.schema_name: encoded for descriptor, encoded in draft.encoded}
+    differing: dict[str, tuple[str, ...] | None] = {}
+    for receipt in first.receipts:
+        name = receipt.schema_name
+        if name not in unlike or name not in now:
+            continue
+        written = database.read(
+            partial(contents.load_content, batch_number=first.batch_number, schema_name=name)
+        )
+        differing[name] = None
+        if written is not None and content_hash(written) == receipt.content_hash:
+            before, after = decode_own(written), decode_own(now[name].at(receipt.written_at))
+            differing[name] = first_places(before.data, after.data, _PLACES_NAMED)
+    return OtherContentsError(
+        first.batch_id,
+        differing,
+        tuple(name for name in unlike if name not in differing),
+        is_committed=first.state is BatchState.COMMITTED,
+    )
 
 
 def first_update(

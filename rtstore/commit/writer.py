@@ -236,7 +236,7 @@ class BatchWriter:
         watermark (compare and swap); with `expected`, only if each store in it is at that version:
         the batch that wrote it, as `StoreContent.high_watermark` or `batch_id` has it, or None when
         nothing was committed for it. With a `batch_id` that was committed before, return the first
-        result if the contents are equal.
+        result if the contents are equal, or raise `OtherContentsError`.
 
         Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
         `StorageError`, `OpenBatchError` (an in-doubt batch cannot be resolved; nothing written),

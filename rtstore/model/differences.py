@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from rtstore.model.records import Record
@@ -40,6 +41,11 @@ def differences(before: Any, after: Any) -> tuple[Difference, ...]:
     element is one difference. An element that replaces another is compared with it in depth.
     """
     return tuple(_between(before, after, "", ""))
+
+
+def first_places(before: Any, after: Any, most: int) -> tuple[str, ...]:
+    """Return the paths of the first differences between two pieces of JSON data."""
+    return tuple(item.path for item in islice(_between(before, after, "", ""), most))
 
 
 def is_same_json(before: Any, after: Any) -> bool:
