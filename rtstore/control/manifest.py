@@ -513,10 +513,10 @@ _SET_BACK_ENTRIES = """
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 # Somebody may have changed the high watermark of the manifest. It must never be below that of the
 # last batch: the next one would get one that was given before; nor so high that none comes after.
-_WATERMARK_MAX = 1 << 53
+WATERMARK_MAX = 1 << 53
 _written_mark = runtime_manifest.c.high_watermark
 _high_watermark = func.max(
-    case((_written_mark <= literal_column(str(_WATERMARK_MAX)), _written_mark), else_=0),
+    case((_written_mark <= literal_column(str(WATERMARK_MAX)), _written_mark), else_=0),
     func.coalesce(
         select(write_batches.c.high_watermark)
         .where(write_batches.c.batch_id == runtime_manifest.c.last_committed_batch_id)
@@ -768,7 +768,7 @@ _SET_BACK = """
 def set_back(connection: Connection) -> str | None:
     """Return in words that the high watermark of the manifest is behind that of the last batch, or
     far beyond any, or None. Reading and writing go by the batch."""
-    found = connection.exec_driver_sql(_SET_BACK, (_WATERMARK_MAX,)).scalar()
+    found = connection.exec_driver_sql(_SET_BACK, (WATERMARK_MAX,)).scalar()
     return None if found is None else str(found)
 
 

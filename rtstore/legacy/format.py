@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
 
+from rtstore.control.manifest import WATERMARK_MAX
 from rtstore.model.descriptors import relative_path_problem
 from rtstore.model.records import BatchReason, BatchState, InspectionState, Record
 from rtstore.model.runs import RunEnding
@@ -52,6 +53,7 @@ _Text = Annotated[str, AfterValidator(_not_blank)]
 _StoreName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)]
 _Hash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, le=_INTEGER_MAX)]
+_Watermark = Annotated[int, Field(ge=0, le=WATERMARK_MAX)]
 OwnReason = Annotated[str, PlainValidator(word_of(BatchReason))]
 _Milliseconds = Annotated[float, Field(ge=0, le=_MTIME_MS_MAX, allow_inf_nan=False)]
 
@@ -172,7 +174,7 @@ class LegacyManifest(LegacyRecord):
     active_run_id: _Text | None
     active_capability_snapshot_id: str | None
     active_behavior_fingerprint: str | None
-    high_watermark: _Count
+    high_watermark: _Watermark
     last_committed_batch_id: _Text | None
     last_preparing_batch_id: _Text | None = None
     last_recovery_plan_id: str | None = None
@@ -199,7 +201,7 @@ class LegacyBatch(LegacyRecord):
     receipts: tuple[LegacyReceipt, ...]
     deletions: tuple[LegacyDeletion, ...] = ()
     """Set by an export."""
-    high_watermark: _Count | None = None
+    high_watermark: _Watermark | None = None
     """Set by an export; the legacy format does not number batches."""
 
     @property

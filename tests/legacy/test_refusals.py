@@ -172,7 +172,17 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("a team that is a number", _manifest(teamName=7), r"data\.teamName: .*string.*, found 7"),
     ("a watermark in quotes", _manifest(highWatermark="7"), r"data\.highWatermark: .*found '7'"),
     ("a watermark below 0", _manifest(highWatermark=-1), r"data\.highWatermark: .*found -1"),
-    ("a watermark too large", _manifest(highWatermark=2**63), r"data\.highWatermark: "),
+    ("a watermark beyond 64 bits", _manifest(highWatermark=2**63), r"data\.highWatermark: "),
+    (
+        "a watermark that nothing counts to",
+        _manifest(highWatermark=2**53 + 1),
+        r"data\.highWatermark: .*found 9007199254740993",
+    ),
+    (
+        "such a watermark of a batch",
+        _batch(0, highWatermark=2**53 + 1),
+        r"data\[0\]\.highWatermark: .*found 9007199254740993",
+    ),
     ("an empty run", _manifest(activeRunId=""), r"data\.activeRunId: "),
     ("no time", _manifest(updatedAt="yesterday"), r"data\.updatedAt: .*not a time.*'yesterday'"),
     ("a time without zone", _manifest(updatedAt="2026-06-01T10:00:00"), r"data\.updatedAt: .*zone"),

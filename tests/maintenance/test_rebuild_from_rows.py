@@ -183,3 +183,15 @@ def test_an_entry_that_somebody_took_away(directory: Path) -> None:
         raw.execute("DELETE FROM manifest_entries WHERE schema_name = ?", (A,))
     assert outcomes(rebuild(directory))[A] == "from_database"
     assert read_all(directory) == {A: "three", B: 2, C: [2]}
+
+
+def test_a_high_watermark_at_the_end_of_64_bits(directory: Path) -> None:
+    """A number that nothing counts to leaves no room for the next batch: the rebuild counts the
+    batches that are on record, and the store can be written to again."""
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        for table in ("runtime_manifest", "write_batches"):
+            raw.execute(f"UPDATE {table} SET high_watermark = {2**63 - 1} WHERE high_watermark = 2")
+    assert rebuild(directory).high_watermark == 3
+    with RuntimeStore.open(directory) as store:
+        write(store, a="three")
+        assert store.manifest().high_watermark == 4

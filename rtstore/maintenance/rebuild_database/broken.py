@@ -156,13 +156,17 @@ def _read(database: Database, wanted: Iterable[Descriptor], directory: Path) -> 
     paths = _attempt(database, manifest.load_paths)
     committed = _committed(database)
     last = committed[0] if committed else None
+    mark = head.high_watermark if head else last.high_watermark if last else None
+    numbered = _attempt(database, batches.last_number)
+    if mark is not None and mark > manifest.WATERMARK_MAX:
+        mark = numbered  # nothing counted so far: it was edited, and the next batch has no room
     active = _attempt(database, lambda found: (manifest.load_active_identity(found),))
     quarantined = _attempt(database, recovery_log.list_quarantined)
     known_runs = _attempt(database, runs.list_readable)
     return Salvage(
         team_name=head.team_name if head else last.team_name if last else None,
         identity=active[0] if active else _identity_of(committed, entries.values()),
-        high_watermark=head.high_watermark if head else last.high_watermark if last else None,
+        high_watermark=mark,
         descriptors=descriptors or None,
         retention=_attempt(database, manifest.load_retention),
         entries=entries,
@@ -170,7 +174,7 @@ def _read(database: Database, wanted: Iterable[Descriptor], directory: Path) -> 
         contents=content_of,
         logged_here=frozenset(_attempt(database, batches.list_logged_here) or ()),
         unwritten=frozenset(unwritten),
-        batches=_attempt(database, batches.last_number),
+        batches=numbered,
         quarantined=None if quarantined is None else len(quarantined),
         runs=None if known_runs is None else tuple(reversed(known_runs)),
     )
