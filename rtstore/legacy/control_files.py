@@ -435,6 +435,7 @@ def _problems_of_batches(batches: tuple[LegacyBatch, ...]) -> Iterator[str]:
 
 def _problems_of_entries(files: ControlFiles) -> Iterator[str]:
     receipts = {item.receipt_id: item for batch in files.batches for item in batch.receipts}
+    state_of = {batch.batch_id: batch.state for batch in files.batches}
     names: dict[str, str] = {}
     paths: dict[str, str] = {}
     receipt_ids: dict[str, str] = {}
@@ -448,6 +449,13 @@ def _problems_of_entries(files: ControlFiles) -> Iterator[str]:
             whose = f"receipt {receipt.receipt_id}"
             known = tuple(name for name in _OF_RECEIPT if getattr(entry, name) is not None)
             yield from _differing(entry, receipt, place, whose, known)
+            state = state_of[receipt.batch_id]
+            if entry.content_hash is not None and state is not BatchState.COMMITTED:
+                yield (
+                    f"{place}.lastWriteReceiptId: {entry.schema_name} is committed by {whose} "
+                    f"here, and its batch {receipt.batch_id} is {state.value} in {RECEIPTS_NAME}: "
+                    "one of the two files is an older one, or was edited"
+                )
 
 
 def _taken(seen: dict[str, str], value: str, place: str) -> Iterator[str]:

@@ -237,6 +237,22 @@ DAMAGES: list[tuple[str, Damage, str]] = [
         _entry(0, contentHash=HASH),
         r"data\.entries\[0\]\.contentHash: .* in receipt harbour-receipt-5-1",
     ),
+    *(
+        (
+            f"an entry of a batch that is {state}",
+            _batch(7, state=state, completedAt=completed_at),
+            (
+                r"manifest\.json: data\.entries\[1\]\.lastWriteReceiptId: "
+                r"opencode\.deliveryJournal .* receipt harbour-receipt-8-1 .* "
+                rf"batch harbour-batch-8 is {state} in opencode-runtime-receipts\.json"
+            ),
+        )
+        for state, completed_at in (
+            ("preparing", None),
+            ("committing", None),
+            ("failed", "2026-06-01T12:00:00.000Z"),
+        )
+    ),
     (
         "a receipt of another store",
         _entry(0, lastWriteReceiptId="harbour-receipt-1-9", schemaName="my.store"),
@@ -332,6 +348,14 @@ def test_the_way_out_of_a_damaged_control_file(tmp_path: Path, name: str) -> Non
     with RuntimeStore.open(directory, read_only=True) as store:
         (dawn,) = [run for run in store.runs() if run.run_id == "run-dawn"]
         assert dawn.state is RunState.ENDED  # if only by its last batch
+
+
+def test_the_way_out_of_an_entry_of_a_batch_that_failed(tmp_path: Path) -> None:
+    """What the doctor prints runs as printed and leads to a store that can be used."""
+    directory = copy(HARBOUR, tmp_path)
+    _batch(7, state="failed")(directory)
+    refused(directory, "batch harbour-batch-8 is failed")
+    walk(directory)
 
 
 def test_the_way_out_of_a_linked_control_file(tmp_path: Path) -> None:
