@@ -903,9 +903,10 @@ class UpgradeFailedError(StopError):
                 "Restart the process and open the store again."
             )
         else:
-            outcome = (
-                f"It is at {found} as before; an rtstore that knows no newer revision can open it."
-            )
+            outcome = f"It is at {found} as before"
+            # Of one that lacks something nobody knows what an older rtstore does with it.
+            older = "; an rtstore that knows no newer revision can open it"
+            outcome += "." if gone else f"{older}."
         if gone:
             outcome += (
                 f" Somebody dropped what is gone from it: {', '.join(gone)}. "

@@ -132,9 +132,23 @@ def _is_unique(connection: Connection, index: Index) -> bool:
     return Statement(several.where(condition)).first(connection) is None
 
 
-def make_again(connection: Connection, spoiled: Spoiled) -> None:
-    """Make parts again, as the revisions make them, in the caller's transaction."""
-    with _in_memory(REVISIONS[-1]) as made:
+def dropped_parts(path: Path, revision: str) -> Spoiled:
+    """Return what somebody dropped of a database at any revision. What was altered is not looked
+    at, and whether rows stand against what is gone shows when it is made again."""
+    if _read(path, lambda connection: fits(letters(driver_of(connection)), revision)):
+        return Spoiled()
+    _, gone = differences(path, revision)
+    return Spoiled(gone, can_be_made_again=all(map(_needs_no_row, gone)))
+
+
+def _needs_no_row(name: str) -> bool:
+    kind, _, rest = name.partition(" ")
+    return kind in ("index", "trigger", "view") or rest in _ONLY_REMEMBERED
+
+
+def make_again(connection: Connection, spoiled: Spoiled, revision: str = REVISIONS[-1]) -> None:
+    """Make parts again, as the revisions up to one make them, in the caller's transaction."""
+    with _in_memory(revision) as made:
         rows = made.execute(
             "SELECT type || ' ' || name, 'DROP ' || type || ' ' || name, sql FROM sqlite_schema "
             "WHERE sql IS NOT NULL ORDER BY rowid"

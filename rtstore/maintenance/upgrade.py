@@ -1,7 +1,8 @@
 """Upgrades the control database of a runtime directory to this package's revision, atomically.
 
     1 look      read the revision, before anything is changed; current: nothing to do
-    2 lock      take the writer lock; look again: another process may have been quicker
+    2 lock      take the writer lock; look again: another process may have been quicker; make again
+                what somebody dropped and needs no row; refuse where a table with rows is gone
     3 back up   the database as it is, through SQLite's backup API; verified, flushed, named
     4 upgrade   run every revision in one transaction, foreign keys off; check before its commit
     5 tidy      remove the back-ups beyond the newest few
@@ -78,7 +79,8 @@ class UpgradeReport(Record):
     was removed."""
     put_back: tuple[str, ...] = ()
     """What somebody had dropped or altered of the database and that was made again; with `dry_run`,
-    that would be: views, triggers and indexes of a current one, such as `view run_log`, tables that
+    that would be: views, triggers and indexes, such as `view run_log` (of an older one, where they
+    were dropped), tables that
     only remember, without their rows, such as `table quarantined_files`, and what says which
     revision it is at: `application_id`, `user_version`, `row of alembic_version`, `table
     alembic_version`."""
@@ -115,7 +117,9 @@ def upgrade_directory(
     verified. Durable when it returns. A current database is left as it is, but for views, triggers
     and indexes that somebody dropped or altered: they are made again, without a back-up, as that
     touches no row. So is a dropped table that only remembers (`quarantined_files`,
-    `recovery_actions`, `database_upgrades`), without its rows, and what says which revision a
+    `recovery_actions`, `database_upgrades`), without its rows. What was dropped of an older one is
+    made again before its back-up, and where another table or a column is gone, the upgrade is
+    refused. Made again is also what says which revision a
     database is at, where that is all that it lost or that was altered. Rows that are left of
     batches which somebody deleted by hand are removed after a back-up, as pruning removes them.
     With `dry_run` the upgrade is tried on a copy, and the directory is not changed; `tried` is
@@ -209,18 +213,63 @@ def _upgrade(
     if is_current:
         return _completed(directory, lock, clock, fs, progress)
     if dry_run:
-        now = clock()
-        _on_a_copy(directory, lambda trial: run(trial, found, now, "", lock=None), progress, tried)
-        return _report(directory, found).model_copy(update={"dry_run": True})
+        return _try(directory, found, clock(), progress, tried)
     with lock.hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # another process upgraded it since the first look
             return _report(directory, found)
-        now = clock()
+        put_back, now = _put_back(path, found), clock()
         with _backed_up(path, found, now, fs, progress) as backup:
             run(path, found, now, backup.name, lock=lock)
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
-    return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
+    update = {"upgraded_at": now, "backup": backup, "put_back": put_back}
+    return _report(directory, found).model_copy(update=update)
+
+
+def _try(
+    directory: Path,
+    found: str,
+    now: datetime,
+    progress: copying.Progress | None,
+    tried: Tried | None,
+) -> UpgradeReport:
+    """Try an upgrade on a copy."""
+    dropped = _dropped(directory / DATABASE_NAME, found)  # a copy is verified, and tells less
+
+    def change(trial: Path) -> None:
+        _put_back(trial, found)
+        run(trial, found, now, "", lock=None)
+
+    _on_a_copy(directory, change, progress, tried)
+    update = {"put_back": dropped.gone, "dry_run": True}
+    return _report(directory, found).model_copy(update=update)
+
+
+def _put_back(path: Path, found: str) -> tuple[str, ...]:
+    """Make again what somebody dropped of an older database and needs no row, before it is backed
+    up: a back-up without it would be refused."""
+    dropped = _dropped(path, found)
+    if dropped.gone:
+        try:
+            with upgrade.revision_connection(path) as connection:
+                parts.make_again(connection, dropped, found)
+        except RetryableError:
+            raise
+        except RuntimeStoreError as error:
+            raise _refused(path, found, error) from error
+        logger.info("%s: made again before its upgrade: %s", path, ", ".join(dropped.gone))
+    return dropped.gone
+
+
+def _dropped(path: Path, found: str) -> parts.Spoiled:
+    """Return what somebody dropped of an older database and needs no row. Refuse where more is
+    gone: few revisions touch every table, and the others would leave a database that cannot be used
+    at the newest revision."""
+    dropped = parts.dropped_parts(path, found)
+    if not dropped.can_be_made_again:
+        cause = "not all that its revision makes is there"
+        raise UpgradeFailedError(path, found, REVISIONS[-1], cause, gone=dropped.gone)
+    return dropped
 
 
 @contextmanager
@@ -240,6 +289,8 @@ def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
     with WriterLock(directory).hold():
         found = upgrade.inspect_revision(path)
         _check_team(path, None)
+        if found != REVISIONS[-1]:
+            _put_back(path, found)
         now = to_utc_ms(utc_now())
         with (
             _backed_up(path, found, now, fs, None) as backup,

@@ -13,6 +13,8 @@ import pytest
 from rtstore import DATABASE_NAME, UpgradeFailedError, restore_backup, upgrade_directory
 from rtstore.control import parts, revisions
 from rtstore.control.schema import REVISIONS
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.upgrade import backups_in
 from tests.cli.commands import run
 from tests.upgrade.freeze import rows_of, unpack
 
@@ -94,17 +96,57 @@ def test_the_other_way_out_works(tmp_path: Path) -> None:
     assert revisions.inspect_revision(directory / DATABASE_NAME) == REVISIONS[-1]
 
 
-def test_a_table_that_is_gone_is_named(tmp_path: Path) -> None:
-    """What somebody dropped cannot be made again by an upgrade; the doctor has the ways out, and
-    does not name the upgrade among them."""
-    directory = unpack(_of("0004"), tmp_path)
-    _sql(directory, "DROP TABLE database_upgrades")
-    refused = run("upgrade", directory)
-    assert "gone from it: table database_upgrades" in refused.err
-    assert refused.err.rstrip().endswith(f"rtstore doctor {directory}")
+@pytest.mark.parametrize(
+    ("number", "table"),
+    [("0007", "runs"), ("0007", "history_retention"), ("0004", "recovery_runs")],
+)
+def test_a_table_that_is_gone_is_named(number: str, table: str, tmp_path: Path) -> None:
+    """Rows that somebody dropped with their table cannot be made again by an upgrade, whether a
+    revision would touch the table or not: it is refused, and nothing is changed. The doctor has the
+    ways out, and does not name the upgrade among them."""
+    directory = unpack(_of(number), tmp_path)
+    _sql(directory, f"DROP TABLE {table}")
+    rows = rows_of(directory / DATABASE_NAME)
+    for options in (("--dry-run",), ()):
+        refused = run("upgrade", directory, *options)
+        assert refused.code == 5
+        assert f"table {table}" in refused.err
+        assert "no newer revision can open it" not in refused.err
+        assert refused.err.rstrip().endswith(f"rtstore doctor {directory}")
+    assert rows_of(directory / DATABASE_NAME) == rows
+    assert backups_in(directory, FileSystem()) == []
     finding = _database(directory)
     assert finding["level"] == "red"
+    assert finding["ways"]
     assert not any("upgrade" in (way["command"] or "") for way in finding["ways"])
+
+
+@pytest.mark.parametrize(
+    ("number", "part"),
+    [
+        ("0007", "table quarantined_files"),
+        ("0007", "table recovery_actions"),
+        ("0004", "table database_upgrades"),
+        ("0007", "view run_log"),
+        ("0007", "index ix_manifest_entries_batch_number"),
+    ],
+)
+def test_what_needs_no_row_is_made_again(number: str, part: str, tmp_path: Path) -> None:
+    """An upgrade makes again what was dropped and needs no row, and says so. All that a new
+    database has is there afterwards, every batch, and a back-up that can be restored."""
+    directory = unpack(_of(number), tmp_path)
+    path = directory / DATABASE_NAME
+    batches = rows_of(path)["write_batches"]
+    _sql(directory, f"DROP {part}")
+    names = upgrade_directory(directory, dry_run=True).put_back
+    assert part in names
+    report = upgrade_directory(directory)
+    assert report.put_back == names
+    assert parts.spoiled_parts(path) == parts.Spoiled()
+    assert [row[:2] for row in rows_of(path)["write_batches"]] == [row[:2] for row in batches]
+    assert report.backup is not None
+    restored = restore_backup(report.backup, tmp_path / "restored").path
+    assert parts.differences(restored / DATABASE_NAME, _of(number)) == ((), ())
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
