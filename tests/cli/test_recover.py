@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rtstore import Descriptor, RunIdentity, RuntimeStore, verify_backup
+import pytest
+
+from rtstore import Descriptor, RunIdentity, RuntimeStore, upgrade_directory, verify_backup
 from rtstore.cli.exits import ExitCode
+from rtstore.control.lock import WriterLock
 from rtstore.control.schema import REVISIONS
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.support import picture
@@ -179,3 +182,22 @@ def test_recover_json(tmp_path: Path) -> None:
     with RuntimeStore.open(directory, read_only=True) as store:
         assert store.manifest().last_recovery_plan_id == report["plan"]["planId"]
     assert run("recover", directory, "--json").json()["runNumber"] is None
+
+
+def test_another_process_upgraded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery that waited while another process upgraded the database claims no upgrade."""
+    directory = unpack("0005_runs", tmp_path)
+
+    def quicker(*given: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(WriterLock, "hold", hold)
+            upgrade_directory(directory)
+        monkeypatch.setattr(WriterLock, "hold", hold)
+        return hold(*given, **options)
+
+    hold = WriterLock.hold
+    monkeypatch.setattr(WriterLock, "hold", quicker)
+    assert run("recover", directory, "--json").json()["upgrade"] is None
+    assert "Upgraded" not in run("recover", directory).out
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert len([each for each in store.upgrades() if each.from_revision == "0005_runs"]) == 1

@@ -7,6 +7,7 @@ An ordinary opening would do the safe repairs without showing them.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rtstore.cli.advice import NextStep
@@ -28,6 +29,9 @@ from rtstore.control.revisions import inspect_revision
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import RuntimeStoreError
+from rtstore.files.owners import is_read_only
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.upgrade import upgrade_directory
 from rtstore.model.records import (
     ActionKind,
     DatabaseUpgrade,
@@ -37,7 +41,7 @@ from rtstore.model.records import (
     RecoveryReport,
     RecoveryStep,
 )
-from rtstore.store import RuntimeStore
+from rtstore.store import RuntimeStore, refuse_opening
 
 
 class RecoverReport(Record):
@@ -47,7 +51,8 @@ class RecoverReport(Record):
     team_name: str
     dry_run: bool
     upgrade: DatabaseUpgrade | None
-    """How opening upgraded an older database; None when it was not older."""
+    """How this call upgraded an older database; None when it was not older, or another process
+    upgraded it meanwhile."""
     run_number: int | None
     """The row in `recovery_runs`; None when there was nothing to do, and for a dry run."""
     plan: RecoveryPlan
@@ -83,7 +88,7 @@ def run(
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
     check_may_write(directory)
-    older = _older_revision(directory)
+    backup = None if dry_run else _upgrade_older(directory, lock_timeout_s)
     with (
         progress_bar(quiet=as_json, what="recovering"),
         RuntimeStore.open(
@@ -96,26 +101,33 @@ def run(
         )
         after = set(temporary_files(store))
         look = look_at(store)
-        upgrade = _upgrade_from(older, store)
+        upgrade = _upgrade_with(backup, store)
     removed = tuple(name for name in before if name not in after)
     report = _report(look, outcome, removed, upgrade, dry_run=dry_run)
     _show(page_of(report, as_json=as_json, wide=wide), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 
-def _older_revision(directory: Path) -> str | None:
-    """Return the revision of a database that opening upgrades. What is wrong with it, opening
-    says."""
-    with suppress(RuntimeStoreError):
-        revision = inspect_revision(directory / DATABASE_NAME)
-        return None if revision == REVISIONS[-1] else revision
-    return None
-
-
-def _upgrade_from(revision: str | None, store: RuntimeStore) -> DatabaseUpgrade | None:
-    if revision is None:
+def _upgrade_older(directory: Path, lock_timeout_s: float) -> Path | None:
+    """Upgrade an older database as opening would; return the back-up, and None where it was not
+    older, or another process was quicker. What is wrong with it, opening says."""
+    if _is_current(directory) or is_read_only(directory):
         return None
-    found = [upgrade for upgrade in store.upgrades() if upgrade.from_revision == revision]
+    refuse = partial(refuse_opening, registry=None, fs=FileSystem(), with_data=False)
+    report = upgrade_directory(directory, lock_timeout_s=lock_timeout_s, check_first=refuse)
+    return report.backup
+
+
+def _is_current(directory: Path) -> bool:
+    with suppress(RuntimeStoreError):
+        return inspect_revision(directory / DATABASE_NAME) == REVISIONS[-1]
+    return True
+
+
+def _upgrade_with(backup: Path | None, store: RuntimeStore) -> DatabaseUpgrade | None:
+    if backup is None:
+        return None
+    found = [each for each in store.upgrades() if each.backup_path == backup.name]
     return found[-1] if found else None
 
 
