@@ -138,6 +138,8 @@ def test_what_needs_no_row_is_made_again(number: str, part: str, tmp_path: Path)
     path = directory / DATABASE_NAME
     batches = rows_of(path)["write_batches"]
     _sql(directory, f"DROP {part}")
+    (way,) = _database(directory)["ways"]
+    assert way["command"] == f"rtstore upgrade {directory}"
     names = upgrade_directory(directory, dry_run=True).put_back
     assert part in names
     report = upgrade_directory(directory)

@@ -399,6 +399,13 @@ def _in_the_way(path: Path) -> dict[str, str]:
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
     """Return what can be made again of a database that lacks a part, and nothing else."""
     with suppress(RuntimeStoreError):
+        revision = revisions.inspect_revision(path)
+        if revision != REVISIONS[-1]:
+            older = parts.dropped_parts(path, revision)
+            lacks = any(
+                f"no such {name.replace(' ', ': ', 1)}" in str(problem) for name in older.gone
+            )
+            return older.gone if lacks and older.can_be_made_again else ()
         if problem == problem_of_schema(path, REVISIONS[-1]):
             spoiled = parts.spoiled_parts(path)
             return spoiled.names if spoiled.can_be_made_again else ()
