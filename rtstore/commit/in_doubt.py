@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,6 @@ from rtstore.commit.quarantine import CHANGED_AND_DELETED, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
-    NewerStoreFileError,
     OpenBatchError,
     StatementRefusedError,
     StorageError,
@@ -39,7 +37,7 @@ from rtstore.files.paths import store_path
 from rtstore.files.quarantine import is_in_quarantine, quarantined_path
 from rtstore.foreign import system_error
 from rtstore.model.decide import build_plan
-from rtstore.model.envelope import content_hash, written_at
+from rtstore.model.envelope import content_hash
 from rtstore.model.ids import new_plan_id
 from rtstore.model.records import (
     ActionOutcome,
@@ -59,11 +57,6 @@ from rtstore.shell import rtstore_at
 
 logger = logging.getLogger("rtstore.recovery")
 
-_NEWER = (
-    "the file of {} says that it was written after this batch, so the database may lack later ones "
-    "that were acknowledged. A person must look first"
-)
-
 
 def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Resolve in-doubt batches before a batch is written, and record this like any recovery.
@@ -73,10 +66,6 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     database refused a statement. The batches then stay open.
     """
     publisher.database.assert_locked()
-    newer = newer_in_the_way(left, publisher)
-    if newer:
-        why = _NEWER.format(", ".join(newer))
-        raise OpenBatchError(left[0].batch.batch_id, why, publisher.directory)
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
     plan = build_plan(
         plan_id=new_plan_id(),
@@ -108,25 +97,6 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         recovery_log.end_run(connection, number, ReadinessImpact.NONE, clock(), keep=keep)
     duration_s = time.perf_counter() - began_at
     publisher.events.recovered(number, RecoveryTrigger.WRITE, steps, duration_s)
-
-
-def newer_in_the_way(left: Sequence[LoggedBatch], publisher: Publisher) -> list[str]:
-    """Return the stores of in-doubt batches whose file nobody in the database wrote, and which says
-    that it was written after all of them. A writer comes to a later batch only once these are
-    complete. So where nobody edited the file, the database is what is older, and going forward
-    would put an older version over a newer one."""
-    last = max((logged.logged_at for logged in left), default=None)
-    due = _last_versions(left)
-    entries = publisher.entries([version.write.schema_name for version in due])
-    found = []
-    for version in due:
-        file, entry = StoreFile.of(version.write), entries.get(version.write.schema_name)
-        with suppress(StorageError, UnsafePathError, NewerStoreFileError):  # told by going forward
-            content = publisher.quarantine.foreign_content(file, entry, trust_stamp=False)
-            at = written_at(content)
-            if at is not None and last is not None and at > last:
-                found.append(file.schema_name)
-    return found
 
 
 def step_of(action: RecoveryAction, database: Database) -> RecoveryStep:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
-from rtstore.commit.in_doubt import newer_in_the_way, step_of, take_to_their_end
+from rtstore.commit.in_doubt import step_of, take_to_their_end
 from rtstore.commit.lost_entries import MADE_AGAIN
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
@@ -656,20 +656,10 @@ class Recovery:
         ]
 
     def _to_look_at(self, plan: RecoveryPlan) -> set[str]:
-        """Return the stores that an opening leaves to a person, as files are newer than the
-        database; all of the open batches, where one of these is in their way: they are finished
-        together."""
-        newer, rolled = (
-            set(plan.newer_stores),
-            [
-                action.schema_name
-                for action in plan.actions
-                if action.kind is ActionKind.ROLL_FORWARD
-            ],
-        )
-        if rolled and newer_in_the_way(self._open_batches(), self._publisher):
-            newer.update(rolled)
-        return newer
+        """Return the stores that an opening leaves to a person, as their files are newer than the
+        database. Those of an open batch are not: that is finished, and keeps what is in its way."""
+        rolled = {it.schema_name for it in plan.actions if it.kind is ActionKind.ROLL_FORWARD}
+        return {*plan.newer_stores} - rolled
 
     def _moved(self, plan: RecoveryPlan) -> set[str]:
         """Return the stores of an opening whose file is there, though it was not theirs before; of

@@ -14,16 +14,12 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
-    BatchState,
     Descriptor,
-    OpenBatchError,
     RunIdentity,
     RuntimeStore,
     StartKind,
 )
 from rtstore.cli.exits import ExitCode
-from rtstore.recovery import execute
-from rtstore.recovery.gather import RecoveryPlanner
 from tests.cli.commands import run
 from tests.crash.children import Child
 from tests.support import WatchedFileSystem, data_in, options_of
@@ -158,29 +154,10 @@ def test_the_file_of_a_store_that_the_database_does_not_know(older: Path) -> Non
         assert "in the file of a.three differs" in start.why
 
 
-def test_no_opening_rolls_an_older_batch_over_newer_files(spoiled: Path) -> None:
-    """An open batch with later files in its way is no crash of a writer: that comes to a later
-    batch only once every earlier one is complete."""
-    before = files_of(spoiled)
+def test_an_open_batch_keeps_what_is_in_its_way(spoiled: Path) -> None:
+    """It is finished all the same, as beside any edit. What was newer is in quarantine, from where
+    it comes back."""
     with opened(spoiled) as store:
-        assert [batch.state for batch in store.batches()][-1] is not BatchState.COMMITTED
-        assert not store.check_readiness().ok
-        start = store.start_state("run-1")
-        assert start.kind is StartKind.REFUSE
-        assert start.why.startswith("look first")
-        with pytest.raises(OpenBatchError, match=r"written after this batch.* must look first"):
-            commit(store, 5)
-    assert files_of(spoiled) == before == {"a.one.json": 4, "a.two.json": 4, "quarantined": 0}
-    assert "look first" in run("status", spoiled).out
-
-
-def test_a_person_has_it_rolled_forward(spoiled: Path) -> None:
-    """What is newer is in quarantine then, from where it comes back: so status says, for nothing
-    can be adopted while a batch is open."""
-    assert "finishes the open batch" in run("status", spoiled).out
-    assert run("recover", spoiled).code == ExitCode.READY
-    with opened(spoiled) as store:
-        assert store.start_state("run-1").kind is StartKind.RESUME
         assert store.read(ONE).data == 3
         for kept in store.quarantined_files():
             store.restore_quarantined(kept.quarantine_number)
@@ -188,16 +165,6 @@ def test_a_person_has_it_rolled_forward(spoiled: Path) -> None:
             store.adopt(name)
         assert store.read(ONE).data == store.read(TWO).data == 4
         assert store.check_readiness().ok
-
-
-def test_without_the_look_it_would(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory of these tests is one in which the look is what holds: without it, an opening
-    says ready of an older state."""
-    monkeypatch.setattr(execute, "newer_in_the_way", lambda *_: [])
-    monkeypatch.setattr(RecoveryPlanner, "_is_newer", lambda *_, **__: False)
-    with opened(spoiled) as store:
-        assert store.start_state("run-1").kind is StartKind.RESUME
-        assert (store.read(ONE).data, len(store.quarantined_files())) == (3, 2)
 
 
 def test_a_batch_that_has_no_newer_file_in_its_way_goes_forward(spoiled: Path) -> None:
