@@ -1024,7 +1024,7 @@ class DatabaseFailedError(StopError):
 
     After a failed flush the operating system may have dropped what was written, and its memory may
     hold what the medium does not. Only a new process can go on: it opens everything again, and
-    writes all of the write-ahead log (WAL) anew before it adds to it.
+    moves all of the write-ahead log (WAL) into the database before it adds to it.
     """
 
     def __init__(self, path: Path, cause: str) -> None:

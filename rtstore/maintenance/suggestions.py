@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files import owners
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from rtstore.model.records import Record, Suggestion
@@ -16,7 +17,7 @@ from rtstore.shell import shell_command, shell_word
 def owning_way(directory: Path) -> Suggestion:
     """Everything to one user: the one that the directory belongs to, unless that is another than
     this one; then whoever may decide has the choice, but where a user alone must run it."""
-    database, user = directory / "runtime-store.sqlite3", owners.this_user()
+    database, user = directory / DATABASE_NAME, owners.this_user()
     owner = owners.owner(directory)
     if not owners.is_others(directory, database):
         is_owners = owner is not None and owner.split(":")[0] == user.split(":")[0]

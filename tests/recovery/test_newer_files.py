@@ -156,7 +156,8 @@ def test_the_file_of_a_store_that_the_database_does_not_know(older: Path) -> Non
 
 def test_an_open_batch_keeps_what_is_in_its_way(spoiled: Path) -> None:
     """It is finished all the same, as beside any edit. What was newer is in quarantine, from where
-    it comes back."""
+    it comes back; status says so before."""
+    assert "finishes the open batch" in run("status", spoiled).out
     with opened(spoiled) as store:
         assert store.read(ONE).data == 3
         for kept in store.quarantined_files():
